@@ -1,0 +1,243 @@
+"""Draw one image per prompt with a fine-tuned model: e' = mu*e + (1 - mu)*F(e, g), then ordinary sampling.
+
+python image_generation.py --ckpt outputs/call/model --mu 0.7 --img_save_path outputs/call/images \\
+  --image_filenames_file data/call/test/BLIP2_filenames.txt --prompts_file data/call/test/BLIP2_enriched.txt
+
+Reads the model folder that train.py wrote and two lists of equal length: file names and prompts.
+Writes the images under these names, generation.json (the settings) among them, and a contact sheet
+<img_save_path>_grid.png beside the folder. An image's noise follows from the seed and its place in the list:
+neither the batch size nor an interruption changes it. Run the same command again to continue.
+"""
+
+import hashlib
+from pathlib import Path
+
+from utils import cli
+
+WEIGHT_DTYPES = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
+GRID_IMAGES, GRID_COLUMNS, GRID_PIXELS = 64, 8, 256
+
+
+def parse_args(argv=None):
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("--image_filenames_file", required=True, type=cli.path_name,
+                        help="text file, one image name per line; the suffix is replaced by --format")
+    parser.add_argument("--prompts_file", required=True, type=cli.path_name,
+                        help="text file, one prompt per line, in the same order")
+    parser.add_argument("--feature_npy_path", type=cli.path_name,
+                        help="gesture feature (63,) to use instead of the one stored with the model")
+    parser.add_argument("--ckpt", required=True, type=cli.path_name,
+                        help="model folder of train.py; with --base also a Stable Diffusion folder or hub id")
+    parser.add_argument("--img_save_path", required=True, type=cli.path_name, help="folder for the images")
+    parser.add_argument("--mu", type=cli.unit_interval,
+                        help="0 to 1, weight of the prompt's own embedding: 1 leaves the gesture feature "
+                             "out, 0 takes F(e, g) alone; not needed with --base")
+    parser.add_argument("--base", action="store_true",
+                        help="draw with the model before fine-tuning, plain prompts and the same noise")
+    parser.add_argument("--num_images", type=cli.positive_int, help="first N of the list (default: all)")
+    parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="images drawn at once")
+    parser.add_argument("--num_inference_steps", type=cli.positive_int, default=45, help="denoising steps")
+    parser.add_argument("--guidance_scale", type=cli.nonnegative_float, default=3.0,
+                        help="classifier-free guidance; 1 is none")
+    parser.add_argument("--scheduler", choices=("ddim", "dpmsolver++", "unipc"), default="ddim",
+                        help="sampler; without added noise each (eta 0)")
+    parser.add_argument("--resolution", type=cli.positive_int,
+                        help="side length in pixels (default: what the model was trained at)")
+    parser.add_argument("--mixed_precision", choices=tuple(WEIGHT_DTYPES), default="no",
+                        help="number format of the U-Net; fp16 and bf16 need a GPU")
+    parser.add_argument("--format", choices=("png", "jpg"), default="png", help="png is lossless")
+    parser.add_argument("--overwrite", action="store_true", help="draw images that are already there anew")
+    cli.add_common_flags(parser)
+    args = parser.parse_args(argv)
+
+    if args.mu is None and not args.base:
+        parser.error("--mu is needed: a number from 0 to 1 (only --base does without)")
+    cli.require_file(parser, args.image_filenames_file, "--image_filenames_file")
+    cli.require_file(parser, args.prompts_file, "--prompts_file")
+    if args.feature_npy_path:
+        cli.require_file(parser, args.feature_npy_path, "--feature_npy_path")
+    if not args.base:
+        cli.require_dir(parser, args.ckpt, "--ckpt", "give the model folder that train.py wrote")
+    if args.img_save_path.exists():
+        cli.require_dir(parser, args.img_save_path, "--img_save_path", "give a folder, which may be new")
+    return args
+
+
+def read_jobs(args):
+    """(paths, prompts), one of each per image. UserError for lists that do not fit and unusable names."""
+    from utils.images import IMAGE_SUFFIXES, read_aligned, safe_join
+
+    names, prompts = read_aligned(args.image_filenames_file, args.prompts_file)
+    lines = {}
+    for line, name in enumerate(names, 1):
+        stem = Path(name).with_suffix("") if name.lower().endswith(IMAGE_SUFFIXES) else Path(name)
+        path = safe_join(args.img_save_path, f"{stem}.{args.format}")
+        if path in lines:
+            raise cli.UserError(f"{args.image_filenames_file}, line {line}: {name!r} would be saved as "
+                                f"{path.name}, like line {lines[path]}; every image needs its own name")
+        lines[path] = line
+    return list(lines), prompts
+
+
+def check_settings(args, paths, settings):
+    """Raise UserError when images are there that were drawn with other settings."""
+    if args.overwrite:
+        return
+    folder, remedy = args.img_save_path, "choose another --img_save_path or add --overwrite"
+    if (folder / "generation.json").is_file():
+        old = cli.read_json(folder / "generation.json")
+        differing = cli.differing_settings({name: old[name] for name in settings if name in old}, settings)
+        if differing:
+            raise cli.UserError(f"{folder} was drawn with other settings ({'; '.join(differing)}); {remedy}")
+    elif found := [path.name for path in paths if path.exists()]:
+        raise cli.UserError(f"{folder} already holds {len(found)} images of the list, {found[0]} among them, "
+                            f"and no generation.json that says how they were made; {remedy}")
+
+
+def sha256(parts):
+    """Start of the SHA-256 over bytes and arrays."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def model_settings(sd, fusion, feature, resolution):
+    """The settings that only the loaded model can tell; one that was trained again differs here."""
+    models = [sd.text_encoder, sd.unet, sd.vae]
+    settings = {"resolution": resolution}
+    if fusion is not None:
+        settings |= {"fusion": fusion.settings(), "feature_sha256": sha256([feature.numpy()])}
+        models += [fusion] if hasattr(fusion, "state_dict") else []
+    settings["weights_sha256"] = sha256(
+        tensor.contiguous().numpy() for model in models for tensor in model.state_dict().values())
+    return settings
+
+
+def embed_prompts(sd, fusion, feature, prompts, mu, device):
+    """Embeddings (N, L, d) of `prompts` on the CPU: e without a fusion, else mu*e + (1 - mu)*F(e, g)."""
+    import torch
+
+    from utils.fusion import fuse
+    from utils.stable_diffusion import encode_prompts
+
+    prompt_embeds = encode_prompts(sd, prompts, device)
+    if fusion is None or mu == 1:
+        return prompt_embeds
+    if isinstance(fusion, torch.nn.Module):
+        fusion.to(device)
+    with torch.no_grad():
+        fused = fusion(prompt_embeds.to(device), feature.to(device)).cpu()
+    return fuse(prompt_embeds, fused, mu)
+
+
+def main(args):
+    # Check names, prompts and earlier images.
+    paths, prompts = read_jobs(args)
+    names_file, prompts_file = args.image_filenames_file.read_bytes(), args.prompts_file.read_bytes()
+    settings = {
+        "base": args.base,
+        "ckpt": str(args.ckpt),
+        "mu": None if args.base else args.mu,
+        "lists_sha256": sha256([names_file, b"\0", prompts_file]),
+        "seed": args.seed,
+        "num_inference_steps": args.num_inference_steps,
+        "guidance_scale": args.guidance_scale,
+        "scheduler": args.scheduler,
+        "mixed_precision": args.mixed_precision,
+        "format": args.format,
+    }
+    if args.resolution:
+        settings["resolution"] = args.resolution
+    check_settings(args, paths, settings)
+    has_fusion = (args.ckpt / "fusion.json").is_file()
+    if not has_fusion and not args.base:
+        raise cli.UserError(f"{args.ckpt}: no fusion.json there, so train.py did not write this folder; "
+                            "give one that it wrote, or add --base to draw with plain prompts")
+
+    # Load the model.
+    import torch
+    from tqdm import tqdm
+
+    from utils import stable_diffusion
+    from utils.fusion import check_sizes, load_fusion
+    from utils.gesture_encoder import load_feature
+    from utils.images import contact_sheet, list_images, open_image, save_image
+
+    device = stable_diffusion.resolve_device(args.device)
+    weight_dtype = getattr(torch, WEIGHT_DTYPES[args.mixed_precision])
+    if weight_dtype != torch.float32 and device.type == "cpu":
+        raise cli.UserError(f"--mixed_precision {args.mixed_precision} needs a GPU; leave the flag out")
+    fusion, feature, fusion_config, name = None, None, {}, str(args.ckpt)
+    if has_fusion:
+        fusion, feature, fusion_config = load_fusion(args.ckpt)
+        if args.feature_npy_path:
+            feature = torch.from_numpy(load_feature(args.feature_npy_path))
+        if args.base:
+            fusion, name = None, fusion_config.get("base_model")
+            if not isinstance(name, str):
+                raise cli.UserError(f"{args.ckpt}/fusion.json names no base_model; give that model as --ckpt")
+    print(f"Loading {name}", flush=True)
+    sd = stable_diffusion.load_stable_diffusion(name)
+    if fusion is not None:
+        check_sizes(fusion_config, sd.max_length, sd.text_encoder.config.hidden_size)
+
+    # Check what depends on the model, and write down the settings.
+    resolution = stable_diffusion.check_resolution(sd, args.resolution or fusion_config.get("resolution"))
+    limit = sd.noise_scheduler.config.num_train_timesteps
+    if args.num_inference_steps >= limit:
+        raise cli.UserError(f"--num_inference_steps {args.num_inference_steps}: must be below {limit}")
+    settings |= model_settings(sd, fusion, feature, resolution)
+    check_settings(args, paths, settings)
+    if args.overwrite:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    listed = paths[:args.num_images]
+    run = {"device": str(device), "batch_size": args.batch_size, "num_images": len(listed)}
+    cli.write_settings(args.img_save_path / "generation.json", {**settings, "run": run})
+
+    # Encode the prompts, each distinct one once.
+    todo = [i for i, path in enumerate(listed) if not path.exists()]
+    distinct = list(dict.fromkeys(prompts[i] for i in todo))
+    row = {prompt: i for i, prompt in enumerate(distinct)}
+    if todo:
+        print(f"Encoding {len(distinct)} prompts", flush=True)
+        prompt_embeds = embed_prompts(sd, fusion, feature, distinct, args.mu, device)
+        negative_embeds = stable_diffusion.encode_prompts(sd, [""], device)
+
+    # Draw, a batch at a time.
+    print(f"Drawing {len(todo)} images, {len(listed) - len(todo)} are already there", flush=True)
+    sd.text_encoder.to("cpu")
+    sd.unet.to(device, weight_dtype)
+    sd.vae.to(device)
+    sampler = stable_diffusion.build_sampler(sd, args.scheduler)
+    with tqdm(total=len(todo), unit="image", disable=not todo) as progress:
+        for start in range(0, len(todo), args.batch_size):
+            batch = todo[start:start + args.batch_size]
+            generators = [stable_diffusion.image_generator(args.seed, i) for i in batch]
+            try:
+                images = stable_diffusion.sample_images(
+                    sd, sampler, prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds, generators,
+                    resolution, resolution, args.num_inference_steps, args.guidance_scale, weight_dtype)
+            except torch.OutOfMemoryError as error:
+                raise cli.UserError(f"--batch_size {args.batch_size} is too much for {device}") from error
+            if not images.isfinite().all():
+                raise cli.UserError(f"{listed[batch[0]]}: not a number; try --mixed_precision bf16 or no")
+            for i, image in zip(batch, stable_diffusion.to_pil(images), strict=True):
+                save_image(image, listed[i])
+            progress.update(len(batch))
+
+    # Save the contact sheet.
+    thumbnails = [open_image(path) for path in listed[:GRID_IMAGES]]
+    for thumbnail in thumbnails:
+        thumbnail.thumbnail((GRID_PIXELS, GRID_PIXELS))
+    folder = args.img_save_path.resolve()
+    grid = folder.with_name(f"{folder.name}_grid.png")
+    save_image(contact_sheet(thumbnails, GRID_COLUMNS), grid)
+    if num_others := len(set(list_images(args.img_save_path)) - set(paths)):
+        print(f"{num_others} other images lie in {args.img_save_path}; a metric script would count them too")
+    print(f"{len(listed)} images in {args.img_save_path}, the first {len(thumbnails)} together in {grid}")
+
+
+if __name__ == "__main__":
+    cli.run_main(main, parse_args())

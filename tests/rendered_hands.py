@@ -1,0 +1,44 @@
+"""Rendered hands and posed skeletons for tests: real pictures for a real detector, with the truth beside them."""
+
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from utils.hands import Hand
+from utils.synthetic.hand import POSES, pose_hand
+from utils.synthetic.scene import render_scene
+
+
+def render_hand(gesture, index, resolution=128):
+    """Scene number `index` of a gesture."""
+    return render_scene(np.random.default_rng([zlib.crc32(gesture.encode()), index]), gesture, resolution)
+
+
+def render_folder(folder, gesture, count):
+    """Write `count` images of a gesture as <gesture>_<index>.png; returns their scenes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scenes = [render_hand(gesture, index) for index in range(count)]
+    for index, scene in enumerate(scenes):
+        scene.image.save(folder / f"{gesture}_{index}.png")
+    return scenes
+
+
+def add_useless_files(folder):
+    """Write an image without a hand, `wall.png`, and one that can't be read, `zdamaged.jpg`."""
+    Image.new("RGB", (96, 128), "grey").save(folder / "wall.png")
+    (folder / "zdamaged.jpg").write_bytes(b"\xff\xd8\xff no more")
+
+
+def skeleton_hand(gesture, seed=0, side="Right", score=0.9):
+    """A Hand with the joints of a posed skeleton, as MediaPipe would see them: y down, left hands mirrored."""
+    points = pose_hand(np.random.default_rng(seed), POSES[gesture]).landmarks * (0.09, -0.09, -0.09)  # metres
+    points = points * ((1, 1, 1) if side == "Right" else (-1, 1, 1))
+    return Hand(side, score, (points * 4 + 0.5).astype(np.float32), points.astype(np.float32))
+
+
+def random_rotation(rng):
+    """A uniformly random rotation (3, 3)."""
+    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+    q = q * np.sign(np.diag(r))
+    return q if np.linalg.det(q) > 0 else -q

@@ -1,0 +1,308 @@
+"""utils/cli.py: what a script refuses, what it says, and what lies on disk afterwards."""
+
+import argparse
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+UNDECODABLE = os.fsdecode(b"caf\xe9.png")  # Latin-1 bytes in a file name
+
+
+def files_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+# Argument types
+
+
+@pytest.mark.parametrize(("convert", "text", "value"), [
+    (cli.unit_interval, "0", 0), (cli.unit_interval, "1", 1), (cli.unit_interval, "0.7", 0.7),
+    (cli.positive_int, "1", 1), (cli.positive_int, str(2**63 - 1), 2**63 - 1), (cli.nonnegative_int, "0", 0),
+    (cli.positive_float, "1e-6", 1e-6), (cli.nonnegative_float, "0", 0),
+    (cli.device_name, "auto", "auto"), (cli.device_name, "cuda:1", "cuda:1"),
+    (cli.path_name, "a b", Path("a b")),
+])
+def test_types_accept_their_range(convert, text, value):
+    assert convert(text) == value
+
+
+@pytest.mark.parametrize(("convert", "texts", "expected"), [
+    (cli.unit_interval, ["nan", "inf", "-0.01", "1.01", "", "half"], "from 0 to 1"),
+    (cli.positive_int, ["0", "-1", "1.5", "nan", "", "9" * 30, "9" * 5000], "from 1"),
+    (cli.nonnegative_int, ["-1", "1e3", str(2**63)], "from 0"),
+    (cli.positive_float, ["0", "-1", "nan", "inf", "1e999"], "above 0"),
+    (cli.nonnegative_float, ["-1e-9", "nan", "inf"], "at least 0"),
+    (cli.device_name, ["gpu", "cuda:", "cuda:-1", "cpu:0 ", ""], "cuda:N"),
+    (cli.path_name, ["", " "], "path"),
+])
+def test_types_refuse_the_rest_and_name_the_range(convert, texts, expected):
+    for text in texts:
+        with pytest.raises(argparse.ArgumentTypeError, match=expected):
+            convert(text)
+
+
+# Parsers
+
+
+def parse_error(capsys, parser, argv):
+    with pytest.raises(SystemExit) as exit_info:
+        parser.parse_args(argv)
+    assert exit_info.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [
+    ["--seed", "-1"], ["--seed", "a\nb\r\x1b[2J"], ["--seed"], ["--se", "1"], ["--device", "gpu"], ["--a\nb"],
+])
+def test_a_wrong_argument_costs_one_line_and_status_2(capsys, argv):
+    parser = cli.ArgumentParser("Does a thing.", prog="thing.py")
+    cli.add_common_flags(parser)
+    message = parse_error(capsys, parser, argv)
+    assert message.startswith("thing.py: error: ") and message.endswith("(see --help)\n")
+    assert message[:-1].isprintable()
+
+
+def test_help_keeps_the_docstring_and_shows_defaults_that_say_something():
+    parser = cli.ArgumentParser("One sentence.\n\n    python thing.py --seed 1\n", prog="thing.py")
+    cli.add_common_flags(parser)
+    parser.add_argument("--model", help="a folder")
+    text = parser.format_help()
+    assert "\n    python thing.py --seed 1\n" in text
+    assert "draw (default: 0)" in text and "(default: auto)" in text
+    assert "default: None" not in text and "default: False" not in text
+
+
+def test_common_flags_have_defaults():
+    parser = cli.ArgumentParser()
+    cli.add_common_flags(parser)
+    assert vars(parser.parse_args([])) == {"seed": 0, "device": "auto", "debug": False}
+
+
+def refusal(capsys, require, *args, **kwargs):
+    with pytest.raises(SystemExit) as exit_info:
+        require(cli.ArgumentParser(prog="thing.py"), *args, **kwargs)
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+def test_paths_are_refused_with_flag_path_reason_and_remedy(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    missing = refusal(capsys, cli.require_dir, tmp_path / "none", "--image_folder", remedy="run BLIP2.py")
+    for part in ("--image_folder", str(tmp_path / "none"), "No such file or directory", "run BLIP2.py"):
+        assert part in missing
+    assert "is not a folder" in refusal(capsys, cli.require_dir, tmp_path / "file", "--image_folder")
+    assert "is not a file" in refusal(capsys, cli.require_file, tmp_path, "--prompts_file")
+    assert "too long" in refusal(capsys, cli.require_file, "x" * 300, "--prompts_file")
+    assert "null" in refusal(capsys, cli.require_dir, "a\0b", "--image_folder")
+    assert "a\\nb" in refusal(capsys, cli.require_dir, "a\nb", "--image_folder")
+
+
+def test_existing_paths_come_back(tmp_path):
+    (tmp_path / "file").touch()
+    assert cli.require_dir(cli.ArgumentParser(), str(tmp_path), "--image_folder") == tmp_path
+    assert cli.require_file(cli.ArgumentParser(), tmp_path / "file", "--prompts_file") == tmp_path / "file"
+
+
+def test_an_unknown_gesture_is_answered_with_close_matches(capsys):
+    assert "did you mean call?" in refusal(capsys, cli.require_gesture, "cal")
+    assert "did you mean peace" in refusal(capsys, cli.require_gesture, "Peace")
+    no_match = refusal(capsys, cli.require_gesture, "zzz")
+    assert "did you mean" not in no_match and "two_up_inverted" in no_match
+    assert cli.require_gesture(cli.ArgumentParser(), "ok").name == "ok"
+
+
+# Running a script
+
+
+def run_code(body, stdout=subprocess.PIPE, debug=False):
+    """A script whose main(args) is `body`, in its own process with buffered output, as in a user's shell."""
+    indented = "".join(f"    {line}\n" for line in body.splitlines())
+    code = f"import os, sys\nfrom pathlib import Path\nfrom utils import cli\ndef main(args):\n{indented}"
+    code += f"cli.run_main(main, cli.argparse.Namespace(debug={debug}))\n"
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(("body", "status", "line"), [
+    ("raise cli.UserError('a.json: no names\\nnext line')", 1, "a.json: no names\\nnext line"),
+    ("open('/nonexistent/file')", 1, "/nonexistent/file: No such file or directory"),
+    ("raise OSError('something odd')", 1, "something odd"),
+    ("raise KeyboardInterrupt", 130, "interrupted"),
+])
+def test_what_the_user_can_put_right_is_one_line(body, status, line):
+    result = run_code(body)
+    assert (result.returncode, result.stderr) == (status, f"error: {line}\n")
+
+
+def test_a_fault_of_ours_and_debug_show_the_traceback():
+    fault = run_code("raise ZeroDivisionError")
+    assert fault.returncode == 1 and "Traceback" in fault.stderr
+    debug = run_code("raise cli.UserError('bad data')", debug=True)
+    assert debug.returncode == 1 and "Traceback" in debug.stderr and "bad data" in debug.stderr
+
+
+def test_success_prints_nothing_and_exits_0():
+    result = run_code("print('done')")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
+
+
+def test_a_reader_that_has_gone_ends_the_script_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = run_code("for i in range(100000):\n    print(i)", stdout=writer)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_a_broken_pipe_elsewhere_is_reported():
+    result = run_code("r, w = os.pipe()\nos.close(r)\nos.write(w, b'x')")
+    assert (result.returncode, result.stderr) == (1, "error: Broken pipe\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_an_error():
+    with open("/dev/full", "w") as full:
+        result = run_code("print('lost')", stdout=full)
+    assert (result.returncode, result.stderr) == (1, "error: standard output: No space left on device\n")
+
+
+def test_an_error_line_is_clear_of_a_progress_bar():
+    result = run_code("from tqdm import tqdm\nargs.bar = tqdm(total=3)\nraise cli.UserError('bad image')")
+    assert "error: bad image" in result.stderr.replace("\r", "\n").splitlines()
+
+
+# Files
+
+LIMIT_FILE_SIZE = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+
+
+def test_atomic_path_writes_whole_files_and_makes_the_folder(tmp_path):
+    path = tmp_path / "new" / "image.png"
+    with cli.atomic_path(path) as temporary:
+        assert temporary.parent == path.parent and temporary.suffix == ".png" and temporary.name[0] == "."
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole" and files_below(path.parent) == ["image.png"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_atomic_path_leaves_what_was_there_after_an_error(tmp_path, error):
+    path = tmp_path / "file.txt"
+    path.write_text("former")
+    with pytest.raises(error), cli.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "former" and files_below(tmp_path) == ["file.txt"]
+
+
+def test_atomic_path_replaces_a_folder_as_a_whole(tmp_path):
+    path = tmp_path / "model"
+    for name in ("first", "second"):
+        with cli.atomic_path(path) as temporary:
+            (temporary / "part").mkdir(parents=True)
+            (temporary / "part" / name).write_text(name)
+    assert files_below(tmp_path) == ["model", "model/part", "model/part/second"]
+    with pytest.raises(RuntimeError), cli.atomic_path(path) as temporary:
+        temporary.mkdir()
+        raise RuntimeError
+    assert files_below(tmp_path) == ["model", "model/part", "model/part/second"]
+
+
+def test_atomic_path_puts_the_former_folder_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "former").touch()
+    replace = os.replace
+
+    def fail_on_new(source, target):
+        if (Path(source) / "new").exists():
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_on_new)
+    with pytest.raises(OSError), cli.atomic_path(path) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert files_below(tmp_path) == ["model", "model/former"]
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_former_one(tmp_path):
+    path = tmp_path / "state.json"
+    cli.write_json(path, {"step": 1})
+    result = run_code(f"{LIMIT_FILE_SIZE}cli.write_json({str(path)!r}, list(range(1000)))")
+    assert (result.returncode, result.stderr) == (1, f"error: {path}: File too large\n")
+    assert cli.read_json(path) == {"step": 1} and files_below(tmp_path) == ["state.json"]
+
+
+def test_a_file_that_cannot_be_made_is_named_by_its_final_name(tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "below.json"
+    with pytest.raises(OSError) as caught:
+        cli.write_json(path, {})
+    assert ".tmp-" not in str(caught.value)
+    with pytest.raises(IsADirectoryError) as caught:
+        (tmp_path / "folder").mkdir()
+        cli.write_json(tmp_path / "folder", {})
+    assert caught.value.filename == str(tmp_path / "folder")
+
+
+def test_json_carries_paths_arrays_and_undecodable_names(tmp_path):
+    path = tmp_path / "a.json"
+    text = {"name": UNDECODABLE, "text": "é"}
+    cli.write_json(path, {"path": Path("x/y"), "mean": np.float32(0.5), "row": np.arange(3), **text})
+    assert cli.read_json(path) == {"path": "x/y", "mean": 0.5, "row": [0, 1, 2], **text}
+    assert "é".encode() in path.read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a": 1}}', b"[" * 100_000])
+def test_damaged_json_is_a_user_error_that_names_the_file(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(cli.UserError, match="config.json"):
+        cli.read_json(path)
+
+
+def test_settings_are_kept_without_the_debug_flag(tmp_path):
+    args = argparse.Namespace(Lambda=0.7, data_dir=Path("data"), debug=True)
+    cli.write_settings(tmp_path / "config.json", args)
+    assert cli.read_json(tmp_path / "config.json") == {"Lambda": 0.7, "data_dir": "data"}
+
+
+def test_differing_settings_are_listed_and_equal_ones_are_not(tmp_path):
+    new = {"Lambda": 0.5, "steps": (1, 2), "data_dir": Path("data"), "ema": None}
+    cli.write_settings(tmp_path / "config.json", {**new, "Lambda": 0.7})
+    old = cli.read_json(tmp_path / "config.json")
+    assert cli.differing_settings(old, new) == ["Lambda: 0.7 there, 0.5 now"]
+    assert cli.differing_settings(old, old) == []
+    gone, new = cli.differing_settings({"a": 1}, {"b": 2})
+    assert (gone, new) == ("a: 1 there, not set now", "b: not set there, 2 now")
+
+
+def test_rows_are_appended_whole_even_after_a_line_that_was_cut_off(tmp_path):
+    path = tmp_path / "new" / "results.jsonl"
+    cli.append_row(path, {"fid": np.float64(1.5)})
+    cli.append_row(path, {"name": "a\nb"})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"fid": 1.5}, {"name": "a\nb"}]
+    path.write_bytes(path.read_bytes() + b'{"fid": 2')
+    cli.append_row(path, {"fid": 3})
+    assert path.read_text().splitlines()[2:] == ['{"fid": 2', '{"fid": 3}']
+
+
+def test_a_row_that_does_not_fit_leaves_the_former_ones(tmp_path):
+    path = tmp_path / "results.jsonl"
+    cli.append_row(path, {"fid": 1})
+    result = run_code(f"{LIMIT_FILE_SIZE}cli.append_row({str(path)!r}, list(range(1000)))")
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and str(path) in result.stderr
+    assert path.read_text() == '{"fid": 1}\n'

@@ -1,0 +1,309 @@
+"""utils/stable_diffusion.py on tiny pipelines of real classes, against diffusers' own pipeline."""
+
+import itertools
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from tests.tiny_models import build_tiny_pipeline
+from utils import stable_diffusion
+from utils.cli import UserError
+from utils.stable_diffusion import (
+    SAMPLERS,
+    build_sampler,
+    decode_latents,
+    encode_prompts,
+    image_generator,
+    image_latent_moments,
+    load_stable_diffusion,
+    resolve_device,
+    sample_images,
+    sample_latents,
+    save_pipeline,
+)
+
+PROMPTS = ["a photo of a hand", "call gesture", "a photo of a hand"]
+
+
+@pytest.fixture(scope="module")
+def sd(tiny_pipeline):
+    return load_stable_diffusion(tiny_pipeline)
+
+
+@pytest.fixture
+def pipeline_copy(tiny_pipeline, tmp_path):
+    return shutil.copytree(tiny_pipeline, tmp_path / "pipeline")
+
+
+def open_pipeline(folder, **parts):
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def edit_json(path, **changes):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
+
+
+def edit_weights(path, edit):
+    tensors = load_file(path)
+    save_file(edit(tensors), path, metadata={"format": "pt"})
+
+
+def generators(indices):
+    return [image_generator(0, i) for i in indices]
+
+
+def sample(sd, indices, prompts=PROMPTS, scheduler="ddim", guidance_scale=3.0, num_inference_steps=5):
+    prompt_embeds = encode_prompts(sd, [prompts[i % len(prompts)] for i in indices], "cpu")
+    return sample_images(sd, build_sampler(sd, scheduler), prompt_embeds, encode_prompts(sd, [""], "cpu"),
+                         generators(indices), 32, 32, num_inference_steps, guidance_scale)
+
+
+# Load
+
+
+def test_sizes_are_read_from_the_configs(sd):
+    assert (sd.resolution, sd.vae_scale_factor, sd.max_length) == (32, 4, 16)
+
+
+def test_weights_stored_as_fp16_load_as_fp32(tiny_pipeline, tmp_path, sd):
+    open_pipeline(tiny_pipeline, dtype=torch.float16).save_pretrained(tmp_path / "half")
+    stored = load_file(tmp_path / "half" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    halved = load_stable_diffusion(tmp_path / "half")
+    for model in ("text_encoder", "vae", "unet"):
+        original = getattr(sd, model).state_dict()
+        for name, tensor in getattr(halved, model).state_dict().items():
+            assert tensor.dtype == original[name].dtype, name
+            assert torch.allclose(tensor, original[name], atol=1e-3), name
+
+
+def test_a_folder_in_the_layout_of_the_hub_loads(pipeline_copy, sd):
+    """As CompVis/stable-diffusion-v1-4: old key names, no tokenizer.json, PNDM, a safety checker."""
+
+    def rename(tensors):
+        tensors = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
+        return {**tensors, "text_model.embeddings.position_ids": torch.arange(16)[None]}
+
+    edit_weights(pipeline_copy / "text_encoder" / "model.safetensors", rename)
+    (pipeline_copy / "tokenizer" / "tokenizer.json").unlink()
+    index = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+             "scheduler": ["diffusers", "PNDMScheduler"], "tokenizer": ["transformers", "CLIPTokenizerFast"]}
+    edit_json(pipeline_copy / "model_index.json", **index)
+    scheduler = {"_class_name": "PNDMScheduler", "_diffusers_version": "0.7.0.dev0", "beta_start": 0.00085,
+                 "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
+                 "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None}
+    (pipeline_copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    loaded = load_stable_diffusion(pipeline_copy)
+    assert torch.equal(encode_prompts(loaded, PROMPTS, "cpu"), encode_prompts(sd, PROMPTS, "cpu"))
+    assert torch.equal(loaded.noise_scheduler.alphas_cumprod, sd.noise_scheduler.alphas_cumprod)
+    assert torch.equal(sample(loaded, [0]), sample(sd, [0]))
+
+
+def test_the_prediction_type_reaches_training_and_sampling(tmp_path):
+    sd = load_stable_diffusion(build_tiny_pipeline(tmp_path / "v", prediction_type="v_prediction"))
+    schedulers = [sd.noise_scheduler, *(build_sampler(sd, name) for name in SAMPLERS)]
+    assert {scheduler.config.prediction_type for scheduler in schedulers} == {"v_prediction"}
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "text_encoder", "vae", "unet", "scheduler"])
+def test_a_missing_part_is_named(pipeline_copy, part):
+    shutil.rmtree(pipeline_copy / part)
+    with pytest.raises(UserError, match=f"the {part} is missing"):
+        load_stable_diffusion(pipeline_copy)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "vae", "unet"])
+def test_damaged_incomplete_and_absent_weights_are_named(pipeline_copy, part):
+    path = next((pipeline_copy / part).glob("*.safetensors"))
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"not a model"):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"the {part} does not load"):
+            load_stable_diffusion(pipeline_copy)
+    path.write_bytes(whole)
+    first = sorted(load_file(path))[0]
+    edit_weights(path, lambda tensors: {k: v for k, v in tensors.items() if k != first})
+    with pytest.raises(UserError, match=f"the {part} lacks 1 weights"):
+        load_stable_diffusion(pipeline_copy)
+    path.write_bytes(whole)
+    edit_weights(path, lambda tensors: {**tensors, first: torch.cat([tensors[first]] * 2)})
+    with pytest.raises(UserError, match=f"the {part} does not load"):
+        load_stable_diffusion(pipeline_copy)
+    path.rename(path.with_name("pytorch_model.bin"))
+    with pytest.raises(UserError, match=f"{part}/{path.name} is missing .*pickled"):
+        load_stable_diffusion(pipeline_copy)
+
+
+def test_other_architectures_are_refused(pipeline_copy):
+    def refusal():
+        with pytest.raises(UserError) as refused:
+            load_stable_diffusion(pipeline_copy)
+        return str(refused.value)
+
+    index, unet = pipeline_copy / "model_index.json", pipeline_copy / "unet" / "config.json"
+    original = index.read_text(encoding="utf-8"), unet.read_text(encoding="utf-8")
+    second = ["transformers", "CLIPTextModelWithProjection"]
+    edit_json(index, _class_name="StableDiffusionXLPipeline", text_encoder_2=second)
+    assert "StableDiffusionXLPipeline" in refusal()
+    index.write_text(original[0], encoding="utf-8")
+    edit_json(index, vae=["diffusers", "AutoencoderTiny"])
+    assert "AutoencoderTiny" in refusal()
+    index.write_text(original[0], encoding="utf-8")
+    edit_json(unet, in_channels=9)  # inpainting
+    assert "more than latents" in refusal()
+    unet.write_text(original[1], encoding="utf-8")
+    edit_json(unet, cross_attention_dim=64)
+    assert "writes 32 values per token, the U-Net reads 64" in refusal()
+    index.unlink()
+    assert "model_index.json" in refusal()
+
+
+@pytest.mark.parametrize("name", ["no-such-owner/no-such-model", "outputs/call/no_model", "../nowhere"])
+def test_what_cannot_be_reached_is_refused_in_one_line_with_the_remedy(name):
+    with pytest.raises(UserError, match="Stable Diffusion folder") as refused:
+        load_stable_diffusion(name)
+    assert str(refused.value).startswith(name) and "\n" not in str(refused.value)
+    assert ("make demo" in str(refused.value)) == (name.count("/") == 1 and "." not in name)
+
+
+def test_devices():
+    assert resolve_device("auto").type in ("cpu", "cuda") and resolve_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="cuda:99"):
+        resolve_device("cuda:99")
+
+
+# Encode
+
+
+def test_prompt_embeddings_are_those_of_the_diffusers_pipeline(sd, tiny_pipeline):
+    pipeline = open_pipeline(tiny_pipeline)
+    prompts = ["a photo of a hand", "", "žluťoučký 手 🖐", "a hand making a phone call gesture " * 3]
+    expected = torch.cat([pipeline.encode_prompt(prompt, "cpu", 1, False)[0] for prompt in prompts])
+    assert torch.allclose(encode_prompts(sd, prompts, "cpu", batch_size=3), expected, atol=1e-6)
+
+
+def test_repeated_prompts_are_encoded_once_and_cut_ones_are_counted(sd, capsys):
+    rows = []
+    hook = sd.text_encoder.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    embeds = encode_prompts(sd, [*PROMPTS, "background " * 40], "cpu")
+    hook.remove()
+    assert embeds.shape == (4, 16, 32) and sum(rows) == 3
+    assert torch.equal(embeds[0], embeds[2]) and not torch.equal(embeds[0], embeds[1])
+    assert "1 prompts are cut to 16 tokens" in capsys.readouterr().err
+
+
+def test_latents_are_scaled_samples_of_the_posterior(sd):
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    moments = image_latent_moments(sd, pixels)
+    assert moments.shape == (2, 8, 8, 8)
+    mean, log_variance = moments.chunk(2, dim=1)
+    noise = torch.stack([torch.randn(1, 4, 8, 8, generator=image_generator(0, i))[0] for i in range(2)])
+    expected = (mean + noise * (log_variance / 2).exp()) * sd.vae.config.scaling_factor
+    latents = sample_latents(sd, moments, generators(range(2)))
+    assert torch.allclose(latents, expected, atol=1e-6)
+    assert torch.equal(sample_latents(sd, moments[1:], generators([1])), latents[1:])
+
+
+def test_decoding_undoes_the_scaling_and_ends_in_0_to_1(sd):
+    latents = 3 * torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = decode_latents(sd, latents * sd.vae.config.scaling_factor)
+    with torch.no_grad():
+        expected = sd.vae.decode(latents).sample / 2 + 0.5
+    assert torch.allclose(images, expected.clamp(0, 1), atol=1e-6) and images.dtype == torch.float32
+
+
+# Sample
+
+
+@pytest.mark.parametrize("scheduler", SAMPLERS)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_images_are_those_of_the_diffusers_pipeline(tmp_path, scheduler, prediction_type):
+    folder = build_tiny_pipeline(tmp_path / "pipeline", prediction_type)
+    sd = load_stable_diffusion(folder)
+    images = sample(sd, [0, 1, 2], scheduler=scheduler, num_inference_steps=7)
+    pipeline = open_pipeline(folder)
+    pipeline.scheduler = SAMPLERS[scheduler].from_config(pipeline.scheduler.config)
+    latents = torch.stack([torch.randn(4, 8, 8, generator=generator) for generator in generators(range(3))])
+    expected = pipeline(PROMPTS, latents=latents, num_inference_steps=7, guidance_scale=3.0, eta=0.0,
+                        output_type="pt").images
+    assert torch.allclose(images, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("scheduler", SAMPLERS)
+def test_an_image_does_not_depend_on_its_batch(sd, scheduler):
+    together = sample(sd, range(5), scheduler=scheduler)
+    for indices in ([3], [4, 1, 0, 2]):
+        assert (sample(sd, indices, scheduler=scheduler) - together[indices]).abs().max() <= 1 / 255
+
+
+def test_images_and_prompts_differ_from_one_another(sd):
+    images = sample(sd, range(2), prompts=["a photo of a hand"])
+    assert (images[0] - images[1]).abs().mean() > 0.02
+    assert not torch.allclose(sample(sd, [0], prompts=["call"]), images[:1], atol=1e-4)
+
+
+def test_guidance_0_ignores_the_prompt_and_1_is_the_conditional_model(sd):
+    ignored = [sample(sd, [0], prompts=[prompt], guidance_scale=0) for prompt in ("call", "hand")]
+    assert torch.equal(*ignored)
+    rows = []
+    hook = sd.unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    conditional = sample(sd, [0], guidance_scale=1)
+    assert set(rows) == {1}
+    hook.remove()
+    nearly = sample(sd, [0], guidance_scale=1 + 1e-6)
+    assert torch.allclose(conditional, nearly, atol=1e-4)
+    assert not torch.allclose(conditional, ignored[0], atol=1e-4)
+
+
+def test_bf16_autocast_comes_close_to_fp32(sd):
+    embeds, negative = encode_prompts(sd, PROMPTS[:1], "cpu"), encode_prompts(sd, [""], "cpu")
+    images = [sample_images(sd, build_sampler(sd), embeds, negative, generators([0]), 32, 32, 5, 3.0, dtype)
+              for dtype in (torch.float32, torch.bfloat16)]
+    assert 0 < (images[0] - images[1]).abs().max() < 0.05
+
+
+def test_seeds_indices_and_purposes_give_different_noise():
+    keys = list(itertools.product(range(3), range(40), ("sample", "noise")))
+    noise = {key: torch.randn(4, generator=image_generator(*key)) for key in keys}
+    assert len({tuple(values.tolist()) for values in noise.values()}) == len(keys)
+    assert all(torch.equal(noise[key], torch.randn(4, generator=image_generator(*key))) for key in keys)
+
+
+# Save
+
+
+def test_a_saved_pipeline_opens_in_diffusers_and_here_with_the_same_weights(sd, tmp_path):
+    folder = tmp_path / "model"
+    for _ in range(2):  # the second time over the first
+        save_pipeline(sd, folder)
+    assert list(tmp_path.iterdir()) == [folder]
+    assert not list(folder.rglob("*.bin"))
+    pipeline = open_pipeline(folder)
+    assert type(pipeline.scheduler) is DDIMScheduler and pipeline.safety_checker is None
+    for model in ("text_encoder", "vae", "unet"):
+        saved, original = getattr(pipeline, model).state_dict(), getattr(sd, model).state_dict()
+        assert saved.keys() == original.keys()
+        assert all(torch.equal(tensor, saved[name]) for name, tensor in original.items())
+    assert torch.equal(sample(load_stable_diffusion(folder), [0]), sample(sd, [0]))
+
+
+def test_an_interrupted_save_leaves_the_old_pipeline_whole(sd, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    save_pipeline(sd, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stable_diffusion.AutoencoderKL, "save_pretrained", interrupt)
+        save_pipeline(sd, folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert list(tmp_path.iterdir()) == [folder]

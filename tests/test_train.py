@@ -1,0 +1,299 @@
+"""train.py as a user runs it, on the tiny pipeline: what it refuses, leaves behind, and survives."""
+
+import filecmp
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+import train
+from tests.conftest import ROOT
+from utils.cli import UserError
+from utils.fusion import FrozenFusion, TrainedFusion, load_fusion
+from utils.images import open_image
+
+NUM_IMAGES = 6
+SHORT = ["--batch_size", 4, "--embedding_steps", 3, "--finetune_steps", 6]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_pipeline):
+    """(folder, flags): data of six images, a gesture feature, and the flags that lead to them. Do not write to it."""
+    folder = tmp_path_factory.mktemp("world")
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        images = folder / "data" / "call" / split / "images"
+        images.mkdir(parents=True)
+        names = [f"{i}.png" for i in range(NUM_IMAGES)]
+        for name in names:
+            pixels = random.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(images / name)
+        captions = [f"a {color} hand making phone call hand gesture" for color in ("red", "blue")] * 3
+        (images.parent / "synthetic_filenames.txt").write_text("\n".join(names) + "\n")
+        (images.parent / "synthetic_enriched.txt").write_text("\n".join(captions) + "\n")
+    np.save(folder / "feature.npy", random.normal(size=63).astype(np.float32))
+    flags = ["--gesture", "call", "--captioner", "synthetic", "--data_dir", folder / "data",
+             "--pretrained_model_name_or_path", tiny_pipeline, "--feature_npy_path", folder / "feature.npy",
+             "--device", "cpu", "--num_validation_images", 0]
+    return folder, flags
+
+
+def run(flags, output_dir, *more):
+    """Runs train.py in this process; returns the run's folder."""
+    train.main(train.parse_args([*map(str, flags), "--output_dir", str(output_dir), *map(str, more)]))
+    return output_dir / "call"
+
+
+def snapshot(folder):
+    return {path.relative_to(folder): (path.stat().st_mtime_ns, path.read_bytes())
+            for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """(run folder, flags) of a run that has ended. Do not write to it."""
+    _, flags = world
+    flags = [*flags, *SHORT, "--num_validation_images", 2]
+    output_dir = tmp_path_factory.mktemp("outputs")
+    return run(flags, output_dir), [*flags, "--output_dir", output_dir]
+
+
+# What a run leaves
+
+
+def test_the_model_opens_with_diffusers_alone_and_draws(finished, tiny_pipeline):
+    folder, _ = finished
+    pipeline = StableDiffusionPipeline.from_pretrained(folder / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a red hand", num_inference_steps=2, guidance_scale=3.0).images[0]
+    assert image.size == (32, 32)
+    base = load_file(tiny_pipeline / "unet" / "diffusion_pytorch_model.safetensors")
+    tuned = load_file(folder / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert base.keys() == tuned.keys() and not any(torch.equal(base[name], tuned[name]) for name in base)
+    for part in ("vae/diffusion_pytorch_model", "text_encoder/model"):
+        base, kept = (load_file(root / f"{part}.safetensors") for root in (tiny_pipeline, folder / "model"))
+        assert all(torch.equal(base[name], kept[name]) for name in base)
+
+
+def test_the_fusion_lies_beside_the_parts(finished, world, tiny_pipeline):
+    fusion, feature, config = load_fusion(finished[0] / "model")
+    assert isinstance(fusion, TrainedFusion) and fusion.fc.weight.any()
+    assert np.array_equal(feature, np.load(world[0] / "feature.npy"))
+    expected = {"gesture": "call", "Lambda": 0.7, "sequence_length": 16, "embed_dim": 32, "resolution": 32,
+                "base_model": str(tiny_pipeline)}
+    assert {name: config[name] for name in expected} == expected
+
+
+def test_settings_feature_losses_and_pictures_are_there(finished, world):
+    folder, _ = finished
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json", "gesture_feature.json", "gesture_feature.npy", "losses.jsonl", "losses.png", "model",
+        "samples", "train.log"]  # and no checkpoints any more
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["Lambda"] == 0.7 and settings["batch_size"] == 4 and settings["finetune_lr"] == 1e-5
+    assert np.array_equal(np.load(folder / "gesture_feature.npy"), np.load(world[0] / "feature.npy"))
+    losses = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["step"]) for row in losses] == (
+        [("Stage II", step) for step in range(1, 7)] + [("Stage III", step) for step in range(1, 10)])
+    assert all(0.1 < row["loss"] < 10 for row in losses)
+    assert open_image(folder / "losses.png").width > 500
+    sheet = np.asarray(open_image(folder / "samples" / "before_after.png"))
+    for i in range(2):
+        images = [np.asarray(open_image(folder / "samples" / f"{name}_{i}.png")) for name in ("base", "tuned")]
+        assert not np.array_equal(*images)
+        assert np.array_equal(sheet[2:34, 2 + 34 * i : 34 + 34 * i], images[0])  # base above
+
+
+def test_the_same_command_again_does_nothing(finished, run_script):
+    folder, flags = finished
+    before = snapshot(folder)
+    result = run_script(["train.py", *flags])
+    assert result.returncode == 0 and "is finished" in result.stdout and result.stderr == ""
+    assert snapshot(folder) == before
+
+
+def test_other_settings_are_refused_with_what_differs(finished, world):
+    folder, flags = finished
+    before = snapshot(folder)
+    with pytest.raises(UserError, match="Lambda: 0.7 there, 0.5 now; seed: 0 there, 1 now") as caught:
+        train.main(train.parse_args([*map(str, flags), "--Lambda", "0.5", "--seed", "1"]))
+    assert "batch_size" not in str(caught.value) and "--overwrite" in str(caught.value)
+    np.save(world[0] / "other.npy", np.zeros(63, dtype=np.float32))
+    with pytest.raises(UserError, match="feature_sha256"):
+        train.main(train.parse_args([*map(str, flags), "--feature_npy_path", str(world[0] / "other.npy")]))
+    assert snapshot(folder) == before
+
+
+def test_overwrite_starts_anew(finished, world, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder, tmp_path / "call")
+    run(world[1], tmp_path, "--overwrite", "--embedding_steps", 0, "--finetune_steps", 0, "--Lambda", 0.5)
+    assert json.loads((tmp_path / "call" / "config.json").read_text())["Lambda"] == 0.5
+    assert not (tmp_path / "call" / "samples").exists()
+    assert (tmp_path / "call" / "losses.jsonl").read_text() == ""
+
+
+def test_results_without_settings_are_not_touched(finished, world, tmp_path):
+    shutil.copytree(finished[0] / "model", tmp_path / "call" / "model")
+    with pytest.raises(UserError, match="holds model but no config.json"):
+        run(world[1], tmp_path)
+
+
+def test_the_paper_preset_trains_with_the_frozen_fusion(world, tmp_path):
+    folder = run(world[1], tmp_path, "--preset", "paper", "--embedding_steps", 1, "--finetune_steps", 1,
+                 "--keep_checkpoints", "--checkpointing_steps", 4)
+    fusion, _, config = load_fusion(folder / "model")
+    assert isinstance(fusion, FrozenFusion) and fusion.seed == 0 and config["fusion"] == "frozen"
+    assert sorted(path.name for path in (folder / "checkpoints").glob("step-*")) == ["step-0000006", "step-0000010"]
+    losses = (folder / "losses.jsonl").read_text().splitlines()
+    assert len(losses) == 2 * NUM_IMAGES
+
+
+# Interrupted runs
+
+
+def start(flags, output_dir):
+    """train.py in a process of its own, on a machine without mediapipe."""
+    script = ("import runpy, sys; sys.modules['mediapipe'] = None; "
+              "sys.path.insert(0, '.'); runpy.run_path('train.py', run_name='__main__')")
+    command = [sys.executable, "-c", script, *map(str, flags), "--output_dir", str(output_dir)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def interrupt(process, number, pattern, folder):
+    """Sends a signal once a file of that pattern is there; returns exit status and standard output."""
+    while process.poll() is None and not any(folder.glob(pattern)):
+        time.sleep(0.005)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=300)
+    assert "Traceback" not in errors
+    return process.returncode, output
+
+
+def test_a_run_ends_in_the_same_bits_however_often_it_is_interrupted(world, tmp_path):
+    _, flags = world
+    flags = [*flags, "--num_validation_images", 1, "--batch_size", 2, "--embedding_steps", 8,
+             "--finetune_steps", 20, "--finetune_lr", 1e-3, "--checkpointing_steps", 4]
+    whole = run(flags, tmp_path / "whole")
+
+    # Stage II: updates 1 to 24, a checkpoint every 8. Stage III: updates 25 to 84, a checkpoint every 4.
+    broken = tmp_path / "broken" / "call"
+    status, output = interrupt(start(flags, broken.parent), signal.SIGINT, "checkpoints/step-0000008", broken)
+    assert status == 130 and "the same command goes on from here" in output
+    assert (broken / "checkpoints" / "residuals").is_dir() and not (broken / "model").exists()
+    status, _ = interrupt(start(flags, broken.parent), signal.SIGKILL, "checkpoints/step-0000032", broken)
+    assert status == -signal.SIGKILL
+    status, output = interrupt(start(flags, broken.parent), signal.SIGTERM, "checkpoints/step-000004?", broken)
+    assert status == 143 and "going on from" in output
+    left = sorted(broken.glob("checkpoints/step-*"))
+    assert len(left) == 2 and not (broken / "model").exists()
+    (left[-1] / "weights.safetensors").write_bytes(b"damaged")
+    run(flags, broken.parent)
+
+    names = ["losses.jsonl", "gesture_feature.npy", "samples/base_0.png", "samples/tuned_0.png"]
+    names += [str(path.relative_to(whole)) for path in whole.glob("model/**/*") if path.is_file()]
+    assert len(names) > 10
+    assert filecmp.cmpfiles(whole, broken, names, shallow=False) == (names, [], [])
+    assert "damaged" in (broken / "train.log").read_text() and not (broken / "checkpoints").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path):
+    with pytest.raises(UserError, match=r"Stage III, update \d+: the loss is (nan|inf) \(last checkpoint: .*step-"):
+        run(world[1], tmp_path, *SHORT, "--finetune_lr", 1e30, "--lr_warmup_steps", 0)
+    assert not (tmp_path / "call" / "model").exists()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--Lambda", "1.1"], "--Lambda"),
+    (["--Lambda", "-0.1"], "--Lambda"),
+    (["--Lambda", "nan"], "--Lambda"),
+    (["--gesture", "cal"], "call"),
+    (["--data_dir", "nowhere"], "nowhere"),
+    (["--captioner", "BLIP2"], "BLIP2_filenames.txt"),
+    (["--captions", "captions"], "synthetic_captions.txt"),
+    (["--feature_npy_path", "nowhere.npy"], "nowhere.npy"),
+    (["--finetune_lr", "inf"], "--finetune_lr"),
+    (["--embedding_steps", "-1"], "--embedding_steps"),
+    (["--batch_size", "0"], "--batch_size"),
+    (["--caption_dropout", "2"], "--caption_dropout"),
+])
+def test_wrong_flags_are_usage_errors(world, capsys, flags, said):
+    with pytest.raises(SystemExit) as caught:
+        train.parse_args([*map(str, world[1]), *flags])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and said in error and error.count("\n") == 1
+
+
+def test_several_processes_are_refused(world, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as caught:
+        train.parse_args(list(map(str, world[1])))
+    assert caught.value.code == 2 and "several processes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--resolution", "36"], "multiple of 8"),
+    (["--mixed_precision", "fp16"], "fp16 needs a GPU"),
+    (["--pretrained_model_name_or_path", "./nowhere"], "nowhere"),
+])
+def test_what_does_not_fit_the_model_leaves_no_run_behind(world, tmp_path, flags, said):
+    with pytest.raises(UserError, match=said):
+        run(world[1], tmp_path, *flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+def copy_data(world, tmp_path):
+    shutil.copytree(world[0] / "data", tmp_path / "data")
+    return tmp_path / "data" / "call" / "train", [*world[1], "--data_dir", tmp_path / "data"]
+
+
+def test_missing_images_are_counted_and_named(world, tmp_path):
+    folder, flags = copy_data(world, tmp_path)
+    (folder / "images" / "2.png").unlink()
+    with pytest.raises(UserError, match="1 of 6 images are not in .*2.png"):
+        run(flags, tmp_path)
+
+
+def test_an_unreadable_image_is_left_out_with_its_caption(world, tmp_path):
+    folder, flags = copy_data(world, tmp_path)
+    (folder / "images" / "2.png").write_bytes(b"no image")
+    run(flags, tmp_path, "--embedding_steps", 1, "--finetune_steps", 1, "--batch_size", 1)
+    log = (tmp_path / "call" / "train.log").read_text()
+    assert "2.png: cannot be read" in log and "left out" in log
+    assert len((tmp_path / "call" / "losses.jsonl").read_text().splitlines()) == 2 * (NUM_IMAGES - 1)
+
+
+def test_captions_without_the_phrase_are_counted(world, tmp_path, capsys):
+    folder, flags = copy_data(world, tmp_path)
+    (folder / "synthetic_enriched.txt").write_text("a hand\n" * 5 + "a hand making phone call hand gesture\n")
+    run(flags, tmp_path, "--embedding_steps", 0, "--finetune_steps", 0)
+    assert "5 of 6 captions lack the phrase 'making phone call hand gesture'" in capsys.readouterr().err
+
+
+# Presets
+
+
+def test_a_flag_wins_over_the_preset(world):
+    flags = list(map(str, world[1]))
+    improved, paper = train.parse_args(flags), train.parse_args([*flags, "--preset", "paper"])
+    assert (improved.batch_size, improved.fusion, improved.feature, improved.ema) == (16, "trained", "canonical", True)
+    assert (paper.batch_size, paper.fusion, paper.feature, paper.ema) == (1, "frozen", "raw", False)
+    assert (paper.embedding_lr, paper.embedding_steps, paper.finetune_lr, paper.finetune_steps) == (1e-3, 10, 1e-6, 20)
+    assert paper.caption_dropout == paper.residual_dropout == paper.weight_decay == paper.max_grad_norm == 0
+    mixed = train.parse_args([*flags, "--preset", "paper", "--batch_size", "4", "--ema"])
+    assert (mixed.batch_size, mixed.embedding_batch_size, mixed.ema, mixed.fusion) == (4, 4, True, "frozen")
+    assert train.parse_args([*flags, "--no_ema"]).ema is False
+    assert os.environ.get("WORLD_SIZE") is None

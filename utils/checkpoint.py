@@ -1,0 +1,186 @@
+"""Checkpoints, whole or absent: safetensors and JSON in `step-XXXXXXX` folders, the newest two kept."""
+
+import errno
+import os
+import re
+import shutil
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from utils.cli import UserError, atomic_path, read_json, write_json
+
+STATE_FILE = "checkpoint.json"
+KEPT = 2
+BLOCK = 1 << 24  # bytes read at once for a checksum
+
+
+@dataclass
+class Checkpoint:
+    """One checkpoint whose files have been compared with their checksums."""
+
+    path: Path
+    state: dict  # what `write` was given, with "step", "files" and "pieces"
+
+    def load(self, part):
+        """The tensors of one part on the CPU; {} if the checkpoint has no such part."""
+        name = f"{part}.safetensors"
+        return load_file(self.path / name) if name in self.state["files"] else {}
+
+    def load_piece(self, name):
+        """The tensors of one piece on the CPU."""
+        return load_file(self.path.parent / f"{name}.safetensors")
+
+
+class CheckpointFolder:
+    """The checkpoints of one run.
+
+    A checkpoint has parts of its own, written anew each time, and shares pieces with later ones: finished
+    work that is written once. It lists size and checksum of all of them, so that damage is seen before
+    anything is loaded.
+    """
+
+    def __init__(self, folder, warn=print):
+        self.folder = Path(folder)
+        self.warn = warn
+        self.pieces = {}  # name -> fingerprint, of all pieces that the next checkpoint refers to
+
+    def write_piece(self, name, tensors):
+        """Writes tensors ({key: tensor}) once; every checkpoint from now on counts on them."""
+        path = self.folder / f"{name}.safetensors"
+        with atomic_path(path) as temporary:
+            write_tensors(temporary, tensors)
+            fingerprint = take_fingerprint(temporary)
+        self.pieces[name] = fingerprint
+
+    def write(self, step, parts, state):
+        """Writes `step-XXXXXXX` from parts ({name: {key: tensor}}) and `state` (JSON), then drops older ones.
+
+        The folder appears by one rename, after everything in it has reached the disk. When the disk is full,
+        an OSError names it, and what was there before is untouched.
+        """
+        with atomic_path(self.path_of(step)) as temporary:
+            temporary.mkdir()
+            files = {}
+            for name, tensors in parts.items():
+                path = temporary / f"{name}.safetensors"
+                write_tensors(path, tensors)
+                files[path.name] = take_fingerprint(path)
+            write_json(temporary / STATE_FILE, {**state, "step": step, "files": files, "pieces": self.pieces})
+        sync_folder(self.folder)
+
+        # A newer one is left only when it was found damaged and the run went on from an older one.
+        older = [number for number in self.steps() if number < step]
+        for number in set(self.steps()) - {step} - set(older[-(KEPT - 1):]):
+            shutil.rmtree(self.path_of(number))
+
+    def newest(self):
+        """The newest whole checkpoint, or None. A damaged one is warned of and passed over; leftovers go."""
+        for leftover in self.folder.rglob(".tmp-*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for step in reversed(self.steps()):
+            try:
+                state = self.check(self.path_of(step))
+            except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
+                self.warn(f"warning: {self.path_of(step)} is damaged ({error}); going back to the one before")
+                continue
+            self.pieces = state["pieces"]
+            return Checkpoint(self.path_of(step), state)
+        return None
+
+    def check(self, path):
+        """The state of the checkpoint at `path`. UserError or OSError when a file is damaged or missing."""
+        state = read_json(path / STATE_FILE)
+        files = {path / name: fingerprint for name, fingerprint in state["files"].items()}
+        for name, fingerprint in state["pieces"].items():
+            files[self.folder / f"{name}.safetensors"] = fingerprint
+        for file, fingerprint in files.items():
+            if take_fingerprint(file) != fingerprint:
+                raise UserError(f"{file.name} is not what was written")
+        return state
+
+    def steps(self):
+        """The step numbers of all checkpoints, ascending."""
+        found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def path_of(self, step):
+        return self.folder / f"step-{step:07d}"
+
+
+def write_tensors(path, tensors):
+    """Writes {key: tensor} as safetensors; a full disk is an OSError as everywhere else."""
+    try:
+        save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+def take_fingerprint(path):
+    """[size in bytes, CRC-32] of a file: enough to see a cut or a flipped bit, at a gigabyte per second."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            checksum = zlib.crc32(block, checksum)
+        return [file.tell(), checksum]
+
+
+def sync_folder(folder):
+    """Makes the renames inside a folder survive a power cut, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems have no such call
+            raise
+    finally:
+        os.close(handle)
+
+
+def stage_parts(stage, denoiser):
+    """All that a Stage of three_stage.py needs to go on, as parts of a checkpoint."""
+    weights = denoiser.trainable_tensors()
+    parts = {"weights": weights, "optimizer": optimizer_tensors(stage.optimizer)}
+    if stage.residual is not None:
+        parts["residual"] = {"residual": stage.residual}
+    if stage.average is not None:
+        parts["average"] = dict(zip(weights, stage.average.averages, strict=True))
+    return {name: tensors for name, tensors in parts.items() if tensors}
+
+
+@torch.no_grad()
+def restore_stage(stage, denoiser, accelerator, checkpoint):
+    """Puts back what `stage_parts` gave, and the state of the gradient scaler."""
+    for name, tensors in stage_parts(stage, denoiser).items():
+        if name != "optimizer":
+            saved = checkpoint.load(name)
+            for key, tensor in tensors.items():
+                tensor.copy_(saved[key])
+    load_optimizer_tensors(stage.optimizer, checkpoint.load("optimizer"))
+    if accelerator.scaler:
+        accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+
+
+def optimizer_tensors(optimizer):
+    """The state of an optimiser as {"<parameter number>.<key>": tensor}, without its learning rates."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{key}": tensor for number, values in state.items() for key, tensor in values.items()}
+
+
+def load_optimizer_tensors(optimizer, tensors):
+    """Puts back what `optimizer_tensors` gave. A parameter without an entry is as before its first step."""
+    state = {}
+    for name, tensor in tensors.items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,296 @@
+"""Both ends of a script: argument types and path checks before it, exit status, settings and rows after it.
+
+Standard library only, so that `--help` and every argument error answer before anything heavy is imported.
+"""
+
+import argparse
+import contextlib
+import errno
+import json
+import math
+import os
+import re
+import select
+import shutil
+import sys
+import uuid
+from pathlib import Path
+
+LARGEST_INT = 2**63 - 1  # what torch and NumPy generators take as a seed
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class UserError(Exception):
+    """What the user can put right, in one line: names the file or value, what was found, what to do."""
+
+
+def one_line(text):
+    """Control characters, line breaks and undecodable bytes escaped, so that a message stays one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+# Parsers
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the line breaks of the script's docstring and shows the defaults that say something."""
+
+    def _get_help_string(self, action):
+        if action.default is None or action.default is False or action.required:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """`cli.ArgumentParser(__doc__)`: the docstring is the help text, a wrong argument costs one line."""
+
+    def __init__(self, description=None, prog=None):
+        module = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`; a script has none
+        prog = prog or (f"python -m {module.name.removesuffix('.__main__')}" if module else None)
+        super().__init__(prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {one_line(message)} (see --help)\n")
+
+
+def number(text, convert, low, high, wanted):
+    """`text` as a number from `low` to `high`; anything else, NaN too, is refused with what is `wanted`."""
+    try:
+        value = convert(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}")
+    return value
+
+
+def unit_interval(text):
+    """argparse type: a number from 0 to 1, ends included."""
+    return number(text, float, 0, 1, "a number from 0 to 1")
+
+
+def positive_int(text):
+    """argparse type: 1, 2, 3, …"""
+    return number(text, int, 1, LARGEST_INT, "a whole number from 1 to 2^63 - 1")
+
+
+def nonnegative_int(text):
+    """argparse type: 0, 1, 2, …"""
+    return number(text, int, 0, LARGEST_INT, "a whole number from 0 to 2^63 - 1")
+
+
+def positive_float(text):
+    """argparse type: a finite number above 0."""
+    return number(text, float, math.ulp(0.0), sys.float_info.max, "a finite number above 0")
+
+
+def nonnegative_float(text):
+    """argparse type: a finite number of at least 0."""
+    return number(text, float, 0, sys.float_info.max, "a finite number of at least 0")
+
+
+def path_name(text):
+    """argparse type: a Path; an empty one is refused (`Path("")` would be the current folder)."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must be a path, not an empty text")
+    return Path(text)
+
+
+def device_name(text):
+    """argparse type: auto, or a torch device by name. Whether it exists is seen when torch is loaded."""
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda, cuda:N, mps or xpu, not {text!r}")
+    return text
+
+
+def add_common_flags(parser):
+    """--seed, --device and --debug, which every script has."""
+    parser.add_argument("--seed", type=nonnegative_int, default=0, help="start of every random draw")
+    parser.add_argument("--device", type=device_name, default="auto",
+                        help="auto, cpu, cuda, cuda:N, mps or xpu; auto takes an accelerator if there is one")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def require_path(parser, path, flag, is_wanted, wanted, remedy):
+    """`path` as a Path if `is_wanted`; else a usage error with what the system says of it."""
+    if is_wanted(path):
+        return Path(path)
+    try:
+        os.stat(path)
+        problem = f"is not a {wanted}"
+    except (OSError, ValueError) as error:  # ValueError: an embedded NUL
+        problem = getattr(error, "strerror", None) or str(error)
+    parser.error(f"{flag} {str(path)!r}: {problem}; {remedy}")
+
+
+def require_dir(parser, path, flag, remedy="give an existing folder"):
+    """`path` as a Path; a usage error that names `flag` and `remedy` unless it is a folder."""
+    return require_path(parser, path, flag, os.path.isdir, "folder", remedy)
+
+
+def require_file(parser, path, flag, remedy="give an existing file"):
+    """`path` as a Path; a usage error that names `flag` and `remedy` unless it is a file."""
+    return require_path(parser, path, flag, os.path.isfile, "file", remedy)
+
+
+def require_gesture(parser, name, flag="--gesture"):
+    """The row of the table of gestures; a usage error with close matches if there is none."""
+    from utils.gestures import get_gesture  # here, because gestures.py needs UserError from this module
+
+    try:
+        return get_gesture(name)
+    except UserError as error:
+        parser.error(f"{flag}: {error}")
+
+
+# Running
+
+
+def print_error(message):
+    """One line on standard error, clear of any progress bar."""
+    tqdm = sys.modules.get("tqdm")
+    write = tqdm.tqdm.write if hasattr(tqdm, "tqdm") else print
+    with contextlib.suppress(OSError):  # nobody listens any more
+        write(f"error: {one_line(message)}", file=sys.stderr)
+
+
+def run_main(main, args):
+    """Calls `main(args)` and turns what a user can put right into one line on standard error.
+
+    Exit status: 1 for UserError and OSError, 130 for Ctrl-C, 141 when the reader of our output has gone.
+    With `args.debug` the exception is raised again.
+    """
+    try:
+        main(args)
+        sys.stdout.flush()
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        status, message = describe_error(error)
+        if getattr(args, "debug", False) and status != 141:
+            raise
+        if message:
+            print_error(message)
+        sys.exit(status)
+
+
+def describe_error(error):
+    """(exit status, message) of an exception; an OSError's message begins with the file's name."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(error, UserError):
+        return 1, str(error)
+    name = error.filename
+    reader_gone = isinstance(error, BrokenPipeError) and output_has_no_reader()
+    try:
+        sys.stdout.flush()
+    except OSError:  # what could not be written would be tried again, and complained about, at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        name = name or "standard output"
+    reason = error.strerror or str(error) or type(error).__name__
+    return (141, None) if reader_gone else (1, reason if name is None else f"{name}: {reason}")
+
+
+def output_has_no_reader():
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # asks for nothing: errors are always told
+    return bool(poll.poll(0))
+
+
+# Files
+
+
+@contextlib.contextmanager
+def naming_errors(path, temporary=None):
+    """An OSError inside that names no file (a full disk does not), or `temporary`, names `path` instead."""
+    try:
+        yield
+    except OSError as error:
+        nameless = error.filename is None and error.errno in NO_SPACE
+        if nameless or (temporary is not None and str(error.filename) == str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def beside(path):
+    """A new hidden name in the folder of `path`, with its suffix."""
+    return path.with_name(f".tmp-{uuid.uuid4().hex[:12]}{path.suffix}")
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yields a temporary path beside `path`, with its suffix, to write a file or a folder to.
+
+    After the block it is synced and renamed, after an exception removed: `path` is whole or as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, former = beside(path), beside(path)
+    with naming_errors(path, temporary):
+        try:
+            yield temporary
+            for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
+                if not file.is_dir():
+                    with open(file, "rb") as handle:
+                        os.fsync(handle.fileno())
+            if temporary.is_dir() and path.is_dir():  # a folder with something in it cannot be renamed over
+                os.replace(path, former)
+            os.replace(temporary, path)
+        finally:
+            if former.exists() and not path.exists():
+                os.replace(former, path)
+            for leftover in (temporary, former):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                leftover.unlink(missing_ok=True)
+
+
+def to_json(obj, indent=None):
+    """JSON bytes; paths as text, NumPy numbers and arrays as theirs. Undecodable file names survive."""
+    def plain(value):
+        return value.tolist() if hasattr(value, "tolist") else str(value)
+
+    text = json.dumps(obj, indent=indent, ensure_ascii=False, default=plain) + "\n"
+    return text.encode("utf-8", errors="backslashreplace")  # a lone surrogate becomes its own JSON escape
+
+
+def write_json(path, obj):
+    """Writes `obj` as indented JSON, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(to_json(obj, indent=2))
+
+
+def read_json(path):
+    """What `write_json` wrote. UserError if the file is damaged, OSError if there is none."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); restore the file or delete it") from error
+
+
+def write_settings(path, settings):
+    """The settings of a run (a dict or parsed arguments) as JSON beside its results; --debug is not one."""
+    settings = settings if isinstance(settings, dict) else vars(settings)
+    write_json(path, {name: value for name, value in settings.items() if name != "debug"})
+
+
+def differing_settings(old, new):
+    """One text per setting that differs, as "Lambda: 0.7 there, 0.5 now"; `old` may come from read_json."""
+    old, new = json.loads(to_json(old)), json.loads(to_json(new))
+    pairs = {name: (old.get(name, "not set"), new.get(name, "not set")) for name in {**old, **new}}
+    return [f"{name}: {there} there, {now} now" for name, (there, now) in pairs.items() if there != now]
+
+
+def append_row(path, row):
+    """Appends `row` as one JSON line, whole or not at all; a line cut off earlier is ended first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming_errors(path), open(path, "a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        line = to_json(row)
+        if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
+            line = b"\n" + line
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(end)
+            raise

@@ -1,0 +1,122 @@
+"""Stage I: the gesture feature, 63 numbers that hold the mean hand of the training images.
+
+Two kinds. `raw` is the published one: image-relative landmarks, averaged as they come. `canonical` puts every
+hand at one place, size, side and palm direction before averaging, so that the mean of hands is a hand again.
+Reading a saved feature needs neither mediapipe nor images.
+"""
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from utils.cli import UserError, atomic_path, read_json, write_json
+from utils.finger_states import MIDDLE_KNUCKLE, WRIST, matches_gesture, palm_axes
+
+FEATURE_KINDS = ("canonical", "raw")
+FEATURE_SIZE = 63  # 21 landmarks x (x, y, z)
+MAX_BYTES = 1 << 16  # a feature takes 380 bytes; a checkpoint given by mistake is not read whole
+
+
+def _normalize_hand(hand):
+    """World landmarks (21, 3) with the wrist at the origin, palm length 1, and left hands mirrored."""
+    points = np.asarray(hand.world_landmarks, dtype=np.float64)
+    points = points - points[WRIST]
+    points = points / np.linalg.norm(points[MIDDLE_KNUCKLE])
+    return points * (-1, 1, 1) if hand.handedness == "Left" else points
+
+
+def canonical_landmarks(hand):
+    """A Hand's pose alone: (21, 3) from the world landmarks, whatever its place, size, side and direction.
+
+    Wrist at the origin, wrist to middle knuckle = (0, 1, 0), palm in the x-y plane, left hands mirrored.
+    """
+    points = _normalize_hand(hand)
+    return points @ palm_axes(points).T
+
+
+def mean_canonical_hand(hands):
+    """Mean of the canonical landmarks, turned to the mean direction of the palms: (21, 3), wrist at 0.
+
+    Averaging after alignment keeps the bones of the mean at their length however the hands are turned. The
+    mean direction stays in because it tells like from dislike: it is the rotation nearest to the mean of all
+    palm axes (the chordal mean; Hartley et al., "Rotation Averaging", IJCV 2013).
+    """
+    mean_axes = np.mean([palm_axes(_normalize_hand(hand)) for hand in hands], axis=0)
+    u, _, vt = np.linalg.svd(mean_axes)
+    axes = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
+    return np.mean([canonical_landmarks(hand) for hand in hands], axis=0) @ axes
+
+
+def mean_feature(hands, kind):
+    """The gesture feature of a list of Hand: (63,) float32, x y z of landmark 0, then of landmark 1, ..."""
+    if kind == "raw":
+        mean = np.mean([np.asarray(hand.landmarks, dtype=np.float64) for hand in hands], axis=0)
+    elif kind == "canonical":
+        mean = mean_canonical_hand(hands)
+    else:
+        raise ValueError(f"feature kind {kind!r} is none of {FEATURE_KINDS}")
+    return mean.astype(np.float32).reshape(FEATURE_SIZE)
+
+
+def _pick_hand(hands, gesture):
+    """The hand that shows the gesture, else the one MediaPipe found first."""
+    known = gesture is not None and gesture.fingers is not None
+    return next((hand for hand in hands if known and matches_gesture(hand, gesture)), hands[0])
+
+
+def encode_gesture(paths, kind="canonical", gesture=None, num_workers=None):
+    """Gesture feature of many images: ((63,) float32, counts).
+
+    `raw` takes one hand per image, static mode, confidence 0.5, as published. `canonical` looks for two and
+    takes the one that shows `gesture` (a Gesture) if there is one, else the first.
+    counts: num_images, num_used, num_without_hand, num_unreadable. UserError when no image has a hand.
+    """
+    from utils.hands import detect_folder  # here, because mediapipe is not needed to read a feature
+
+    records = detect_folder(paths, num_workers, max_num_hands=1 if kind == "raw" else 2,
+                            progress=f"Stage I, {kind} landmarks")
+    picked = [_pick_hand(hands, None if kind == "raw" else gesture) for _, hands in records if hands]
+    counts = {"num_images": len(records), "num_used": len(picked),
+              "num_without_hand": sum(hands == [] for _, hands in records),
+              "num_unreadable": sum(hands is None for _, hands in records)}
+    if not picked:
+        where = f", the first of them {records[0][0]}" if records else ""
+        raise UserError(f"Stage I found no hand in {len(records)} images{where}; check that they show hands, "
+                        "or give a saved feature with --feature_npy_path")
+    return mean_feature(picked, kind), counts
+
+
+def save_feature(path, feature, kind, gesture, counts):
+    """Write (63,) as a plain float32 .npy, and kind, gesture (its name) and counts as .json beside it."""
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        with open(temporary, "wb") as file:  # a file, as np.save would add .npy to a name
+            np.save(file, np.asarray(feature, dtype=np.float32).reshape(FEATURE_SIZE), allow_pickle=False)
+    write_json(path.with_suffix(".json"), {"kind": kind, "gesture": gesture, **counts})
+
+
+def load_feature(path):
+    """Read a gesture feature: (63,) float32. UserError unless it is a plain .npy of 63 finite numbers."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES)
+        feature = np.load(io.BytesIO(data), allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; Stage I of train.py writes this file") from error
+    except (ValueError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: no plain .npy array ({error}); Stage I of train.py writes one") from error
+    is_array = isinstance(feature, np.ndarray)
+    if not is_array or feature.dtype.kind not in "fiu" or feature.size != FEATURE_SIZE:
+        found = f"{feature.dtype} of shape {feature.shape}" if is_array else "an archive of arrays"
+        raise UserError(f"{path}: {found}, expected {FEATURE_SIZE} numbers (21 landmarks x 3)")
+    feature = feature.astype(np.float32).reshape(FEATURE_SIZE)
+    if not np.isfinite(feature).all():
+        raise UserError(f"{path}: holds NaN or infinite values; run Stage I again")
+    return feature
+
+
+def load_feature_info(path):
+    """What `save_feature` wrote beside the feature (kind, gesture, counts); {} when there is no such file."""
+    info_path = Path(path).with_suffix(".json")
+    return read_json(info_path) if info_path.is_file() else {}

@@ -1,0 +1,76 @@
+"""The folder of one training run: settings, log, and what else train.py writes there."""
+
+import datetime
+import json
+import shutil
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.cli import UserError, atomic_path, differing_settings, naming_errors, read_json, write_settings
+from utils.train_settings import bound_settings
+
+
+class RunFolder:
+    """outputs/<gesture>. A run is finished when its model folder is there, which comes last."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.config = self.folder / "config.json"
+        self.feature = self.folder / "gesture_feature.npy"
+        self.checkpoints = self.folder / "checkpoints"
+        self.samples = self.folder / "samples"
+        self.losses = self.folder / "losses.jsonl"
+        self.loss_curves = self.folder / "losses.png"
+        self.model = self.folder / "model"
+        self.log_file = self.folder / "train.log"
+
+    @property
+    def is_finished(self):
+        return self.config.is_file() and self.model.is_dir()
+
+    @property
+    def is_begun(self):
+        return self.config.is_file()
+
+    def check(self, settings):
+        """UserError when the folder holds a run with other settings, or results without settings."""
+        if not self.config.is_file():
+            if found := [path.name for path in (self.checkpoints, self.model) if path.exists()]:
+                raise UserError(f"{self.folder} holds {' and '.join(found)} but no config.json, so the run "
+                                "cannot go on; choose another --output_dir or add --overwrite")
+            return
+        old = read_json(self.config)
+        if not isinstance(old, dict):
+            raise UserError(f"{self.config} holds no settings; choose another --output_dir or --overwrite")
+        if differing := differing_settings(bound_settings(old), bound_settings(settings)):
+            raise UserError(f"{self.folder} holds a run with other settings ({'; '.join(differing)}); "
+                            "choose another --output_dir, or add --overwrite to start anew")
+
+    def begin(self, settings, overwrite=False):
+        """Writes the settings; with `overwrite`, what an earlier run has written goes first."""
+        if overwrite:
+            for path in (self.config, self.checkpoints, self.model, self.samples, self.losses,
+                         self.loss_curves, self.feature, self.feature.with_suffix(".json"), self.log_file):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for leftover in self.folder.glob(".*tmp-*"):  # of a run that was killed while it wrote
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        write_settings(self.config, settings)
+
+    def write_losses(self, losses):
+        """{stage name: losses of its updates} as one JSON line per update."""
+        with atomic_path(self.losses) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            for stage, values in losses.items():
+                for step, loss in enumerate(values, 1):
+                    file.write(json.dumps({"stage": stage, "step": step, "loss": loss}) + "\n")
+
+    def tidy(self, keep_checkpoints=False):
+        """Removes the checkpoints of a finished run."""
+        if self.checkpoints.is_dir() and not keep_checkpoints:
+            shutil.rmtree(self.checkpoints)
+
+    def log(self, message):
+        """Prints a line and keeps it, with the time, in train.log."""
+        tqdm.write(message)
+        with naming_errors(self.log_file), open(self.log_file, "a", encoding="utf-8") as file:
+            file.write(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {message}\n")

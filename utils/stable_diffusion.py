@@ -1,0 +1,305 @@
+"""The parts of a Stable Diffusion pipeline: load, encode, sample, decode, save.
+
+No other module imports diffusers.
+"""
+
+import hashlib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+)
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
+from PIL import Image
+from safetensors import SafetensorError
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from utils.cli import UserError, atomic_path, read_json
+
+# part -> (class named in model_index.json, config file, weights file)
+PARTS = {
+    "tokenizer": ("CLIPTokenizer", "tokenizer_config.json", None),
+    "text_encoder": ("CLIPTextModel", "config.json", "model.safetensors"),
+    "vae": ("AutoencoderKL", "config.json", "diffusion_pytorch_model.safetensors"),
+    "unet": ("UNet2DConditionModel", "config.json", "diffusion_pytorch_model.safetensors"),
+    "scheduler": (None, "scheduler_config.json", None),
+}
+# What StableDiffusionPipeline sets on every scheduler, also where an old config says otherwise.
+SCHEDULER_FIXES = {"clip_sample": False, "steps_offset": 1}
+SAMPLERS = {
+    "ddim": DDIMScheduler,
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+
+
+@dataclass
+class StableDiffusion:
+    """The parts of one pipeline; `name` is the hub id or folder they came from."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    noise_scheduler: DDPMScheduler
+    name: str
+
+    @property
+    def vae_scale_factor(self):
+        """Image pixels per latent cell along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def resolution(self):
+        """Side length in pixels of the square images the U-Net was made for."""
+        sample_size = self.unet.config.sample_size
+        return (sample_size if isinstance(sample_size, int) else max(sample_size)) * self.vae_scale_factor
+
+    @property
+    def max_length(self):
+        """Tokens per prompt, padding included (77 for every released model)."""
+        return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+
+
+def load_stable_diffusion(name_or_path):
+    """Load Stable Diffusion 1.x or 2.x from a local folder or a hub id, as fp32 on the CPU, for inference.
+
+    Weights are read from safetensors only, never from pickles. UserError when the hub cannot be reached, when
+    a part is missing or damaged, or when the model is of another architecture.
+    """
+    name = str(name_or_path)
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+    # Configs first: another architecture is refused before gigabytes are downloaded.
+    folder = fetch_folder(name, [f"{part}/*.{kind}" for part in PARTS for kind in ("json", "txt")])
+    check_architecture(name, folder)
+    folder = fetch_folder(name, [f"{part}/{weights}" for part, (_, _, weights) in PARTS.items() if weights])
+    for part, (_, _, weights) in PARTS.items():
+        if weights and not (folder / part / weights).is_file():
+            raise UserError(f"{name}: {part}/{weights} is missing (pickled weights are never loaded); "
+                            "convert it with diffusers' save_pretrained, or fetch the whole pipeline")
+
+    return StableDiffusion(
+        tokenizer=load_part(name, "tokenizer", lambda: CLIPTokenizer.from_pretrained(folder / "tokenizer")),
+        text_encoder=load_model(name, folder, "text_encoder", CLIPTextModel),
+        vae=load_model(name, folder, "vae", AutoencoderKL),
+        unet=load_model(name, folder, "unet", UNet2DConditionModel),
+        noise_scheduler=load_part(name, "scheduler", lambda: load_noise_scheduler(folder / "scheduler")),
+        name=name,
+    )
+
+
+def fetch_folder(name, patterns):
+    """The local folder of a pipeline; files of a hub id that match `patterns` are downloaded first."""
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise UserError(f"{name}: no such folder; give a Stable Diffusion folder or a hub id")
+    try:
+        return Path(snapshot_download(name, allow_patterns=["model_index.json", *patterns]))
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        raise UserError(f"{name}: not a local folder, and the Hugging Face hub did not give it "
+                        f"({first_line(error)}); give the path of a Stable Diffusion folder instead, "
+                        "or run `make demo`, which works offline") from error
+
+
+def check_architecture(name, folder):
+    """Raise UserError unless the folder's configs describe a text-to-image Stable Diffusion 1.x or 2.x."""
+    if not (folder / "model_index.json").is_file():
+        raise UserError(f"{name}: no model_index.json there; give the folder of a whole pipeline")
+    index = read_json(folder / "model_index.json")
+    wanted = "a Stable Diffusion 1.x or 2.x is needed"
+    for part in ("text_encoder_2", "transformer", "prior"):
+        if index.get(part, [None, None])[1]:
+            raise UserError(f"{name}: it is a {index.get('_class_name')} with a {part}; {wanted}")
+    for part, (class_name, config_file, _) in PARTS.items():
+        found = (index.get(part) or [None, None])[1]
+        if not found or not (folder / part / config_file).is_file():
+            raise UserError(f"{name}: the {part} is missing ({part}/{config_file}); fetch the pipeline again")
+        if class_name and found.removesuffix("Fast") != class_name:
+            raise UserError(f"{name}: its {part} is a {found}, not a {class_name}; {wanted}")
+
+    unet, vae, text = (read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
+    if unet.get("in_channels", 4) != vae.get("latent_channels", 4) or unet.get("addition_embed_type"):
+        raise UserError(f"{name}: its U-Net takes more than latents and a prompt; {wanted}")
+    made, read = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)  # the classes' defaults
+    if made != read:
+        raise UserError(f"{name}: the text encoder writes {made} values per token, the U-Net reads {read}")
+
+
+def load_part(name, part, load):
+    """Call `load`, turning what a damaged or mismatched file raises into one line."""
+    try:
+        return load()
+    except (SafetensorError, OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
+        raise UserError(f"{name}: the {part} does not load ({first_line(error)}); fetch it again") from error
+
+
+def load_model(name, folder, part, model_class):
+    """One network in fp32 with every weight present; UserError names the part otherwise."""
+    options = {"use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
+    model, info = load_part(name, part, lambda: model_class.from_pretrained(folder / part, **options))
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(f"{name}: the {part} lacks {len(missing)} weights ({missing[0]} …); fetch it again")
+    return model.eval()
+
+
+def load_noise_scheduler(folder):
+    """The DDPM noise schedule of training, with the prediction type, from whichever scheduler was saved."""
+    return DDPMScheduler.from_config(DDPMScheduler.load_config(folder), **SCHEDULER_FIXES)
+
+
+def first_line(error):
+    """The first line of an exception's text, cut to a readable length."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def save_pipeline(sd, folder):
+    """Write the parts so that StableDiffusionPipeline.from_pretrained(folder) opens them, with DDIM.
+
+    `folder` appears whole or not at all; an earlier one is replaced with all that is in it.
+    """
+    # Imported here: it warns of a missing torchvision unless loading has silenced the libraries.
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline(
+        vae=sd.vae, text_encoder=sd.text_encoder, tokenizer=sd.tokenizer, unet=sd.unet,
+        scheduler=build_sampler(sd, "ddim"),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )
+    try:
+        with atomic_path(folder) as temporary:
+            pipeline.save_pretrained(temporary, safe_serialization=True)
+    except SafetensorError as error:  # a full disk, too
+        raise UserError(f"{folder}: cannot be written ({first_line(error)})") from error
+
+
+def resolve_device(name):
+    """torch.device of a --device value; "auto" is CUDA where there is one. UserError if it cannot be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name}: not usable here ({first_line(error)}); try cpu") from error
+    return device
+
+
+def check_resolution(sd, resolution=None):
+    """`resolution` in pixels, or the model's own if None. UserError unless the VAE can encode it."""
+    resolution = resolution or sd.resolution
+    if resolution % sd.vae_scale_factor:
+        raise UserError(f"--resolution {resolution}: this model needs a multiple of {sd.vae_scale_factor}")
+    return resolution
+
+
+def image_generator(seed, index, purpose="sample"):
+    """A CPU generator for image number `index`; hashing keeps neighbouring seeds and purposes apart."""
+    digest = hashlib.sha256(f"{purpose}:{seed}:{index}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))  # the CPU engine keeps 32 bits
+
+
+@torch.no_grad()
+def encode_prompts(sd, prompts, device, batch_size=64):
+    """Text embeddings (N, L, d), fp32 on the CPU, of N prompts padded or cut to L tokens.
+
+    Each distinct prompt is encoded once; a warning counts those that were cut. The encoder stays on `device`.
+    """
+    distinct = list(dict.fromkeys(prompts))
+    lengths = [len(ids) for ids in sd.tokenizer(distinct, verbose=False).input_ids]
+    if num_cut := sum(length > sd.max_length for length in lengths):
+        print(f"warning: {num_cut} prompts are cut to {sd.max_length} tokens", file=sys.stderr)
+    text_encoder = sd.text_encoder.to(device)
+    embeds = []
+    for start in range(0, len(distinct), batch_size):
+        input_ids = sd.tokenizer(
+            distinct[start : start + batch_size],
+            padding="max_length",
+            max_length=sd.max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        # Padding is attended to, as in the training of Stable Diffusion.
+        embeds.append(text_encoder(input_ids.to(device)).last_hidden_state.float().cpu())
+    position = {prompt: i for i, prompt in enumerate(distinct)}
+    return torch.cat(embeds)[[position[prompt] for prompt in prompts]]
+
+
+@torch.no_grad()
+def image_latent_moments(sd, pixels):
+    """Mean and log-variance (B, 2C, h, w) of the unscaled latents of pixels (B, 3, H, W) in [-1, 1]."""
+    return sd.vae.encode(pixels.to(sd.vae.device, sd.vae.dtype)).latent_dist.parameters
+
+
+def sample_latents(sd, moments, generators):
+    """Scaled latents (B, C, h, w) drawn from moments (B, 2C, h, w), image i with the i-th generator."""
+    latents = DiagonalGaussianDistribution(moments).sample(generators)
+    return (latents - (sd.vae.config.shift_factor or 0.0)) * sd.vae.config.scaling_factor
+
+
+@torch.no_grad()
+def decode_latents(sd, latents):
+    """Images (B, 3, H, W) in [0, 1], fp32, of scaled latents (B, C, h, w)."""
+    latents = latents / sd.vae.config.scaling_factor + (sd.vae.config.shift_factor or 0.0)
+    images = sd.vae.decode(latents.to(sd.vae.device, sd.vae.dtype)).sample
+    return (images.float() / 2 + 0.5).clamp(0, 1)
+
+
+def to_pil(images):
+    """PIL images of a tensor (B, 3, H, W) in [0, 1]."""
+    arrays = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
+    return [Image.fromarray(array) for array in arrays]
+
+
+def build_sampler(sd, name="ddim"):
+    """A scheduler of SAMPLERS on the noise schedule and prediction type of the pipeline."""
+    return SAMPLERS[name].from_config(sd.noise_scheduler.config, **SCHEDULER_FIXES)
+
+
+@torch.no_grad()
+def sample_images(sd, sampler, prompt_embeds, negative_embeds, generators, height, width,
+                  num_inference_steps, guidance_scale, weight_dtype=torch.float32):
+    """Images (B, 3, H, W) in [0, 1] for prompt_embeds (B, L, d), on the device of the VAE.
+
+    negative_embeds (1, L, d) is the unconditional side of classifier-free guidance (Ho and Salimans 2022,
+    eq. 6 with w = guidance_scale - 1): 0 ignores the prompt, 1 is the plain conditional model. The first
+    noise of image i is drawn on the CPU from generators[i], so that no image depends on its batch. The U-Net
+    runs under autocast when `weight_dtype` is not fp32; latents and VAE keep fp32.
+    """
+    device = sd.unet.device
+    shape = (sd.unet.config.in_channels, height // sd.vae_scale_factor, width // sd.vae_scale_factor)
+    latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+    latents = latents * sampler.init_noise_sigma
+    guided = guidance_scale != 1
+    if guided:
+        prompt_embeds = torch.cat([negative_embeds.expand_as(prompt_embeds), prompt_embeds])
+    prompt_embeds = prompt_embeds.to(device, sd.unet.dtype)
+
+    sampler.set_timesteps(num_inference_steps, device=device)
+    for timestep in tqdm(sampler.timesteps, desc="denoising", unit="step", leave=False, delay=5):
+        model_input = torch.cat([latents, latents]) if guided else latents
+        model_input = sampler.scale_model_input(model_input, timestep).to(sd.unet.dtype)
+        with torch.autocast(device.type, dtype=weight_dtype, enabled=weight_dtype != torch.float32):
+            output = sd.unet(model_input, timestep, encoder_hidden_states=prompt_embeds).sample.float()
+        if guided:
+            unconditional, conditional = output.chunk(2)
+            output = unconditional + guidance_scale * (conditional - unconditional)
+        latents = sampler.step(output, timestep, latents).prev_sample
+    return decode_latents(sd, latents)

@@ -1,0 +1,147 @@
+"""Render a data set of hands with exact captions, in the layout that train.py reads.
+
+  python -m utils.synthetic.render --gesture call --num_train 400 --num_test 200 --resolution 128 --seed 0
+
+Writes data/<gesture>/{train,test}/: images/, synthetic_filenames.txt, synthetic_captions.txt (as a captioner would
+see it), synthetic_enriched.txt (with the phrase of the gesture) and annotations.json (HaGRID's fields, and the
+anatomy). The same flags give the same bytes, whatever the number of processes.
+"""
+
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from utils import cli
+from utils.gestures import GESTURES
+from utils.synthetic.hand import MALFORMATIONS, POSES
+
+SPLITS = ("train", "test")
+CHUNK = 8
+
+
+def parse_args(argv=None):
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("--gesture", required=True, choices=[*POSES, "random"], help="the pose to render")
+    parser.add_argument("--num_train", type=cli.nonnegative_int, default=400, help="images of the training split")
+    parser.add_argument("--num_test", type=cli.nonnegative_int, default=200, help="images of the test split")
+    parser.add_argument("--resolution", type=cli.positive_int, default=128, help="side of the images, pixels")
+    parser.add_argument("--malformed", type=cli.unit_interval, default=0.0,
+                        help="share of hands with a missing, extra, fused or wrongly bent finger, 0 to 1")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of all data sets")
+    parser.add_argument("--num_workers", type=cli.positive_int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--overwrite", action="store_true", help="render again, in place of what is there")
+    parser.add_argument("--seed", type=cli.nonnegative_int, default=0, help="start of every random draw")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    if args.resolution < 16:
+        parser.error(f"--resolution {args.resolution} is too small to show a hand; use at least 16")
+    if args.num_train + args.num_test == 0:
+        parser.error("--num_train and --num_test are both 0: nothing to render")
+    return args
+
+
+def render_chunk(job):
+    """Render scenes `first` .. `last` of one stream of hands, in a worker: a list of scene.Scene."""
+    import numpy as np
+
+    from utils.synthetic.scene import render_scene
+
+    gesture, resolution, malformed, seed, stream, first, last = job
+    scenes = []
+    for index in range(first, last):
+        rng = np.random.default_rng([seed, *stream, index])
+        wrong = str(rng.choice(MALFORMATIONS)) if rng.random() < malformed else None
+        scenes.append(render_scene(rng, gesture, resolution, wrong))
+    return scenes
+
+
+def describe_scene(scene):
+    """The record of one image in annotations.json: HaGRID's fields, then what only a renderer knows."""
+    return {
+        "bboxes": [[round(v, 5) for v in scene.box]],
+        "labels": [scene.gesture],
+        "hand_landmarks": [scene.landmarks.round(5).tolist()],
+        "handedness": scene.handedness,
+        "fingers": scene.fingers,
+        "skin": scene.skin,
+        "background": scene.background,
+        "sleeve": scene.sleeve,
+        "malformation": scene.malformation,
+    }
+
+
+def render_scenes(gesture, count, resolution, seed, stream=(), malformed=0.0, num_workers=None, desc="rendering"):
+    """Yield `count` scenes in order, from a pool of processes. Scene i depends on seed, stream (ints) and i alone."""
+    from tqdm import tqdm
+
+    jobs = [(gesture, resolution, malformed, seed, stream, i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # one thread per process
+    before = {name: os.environ.get(name) for name in threads}
+    os.environ.update(threads)
+    try:
+        workers = min(num_workers or os.cpu_count(), max(len(jobs), 1))
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            with tqdm(total=count, desc=desc, unit="image") as progress:
+                for scenes in pool.map(render_chunk, jobs):
+                    progress.update(len(scenes))
+                    yield from scenes
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def render_split(args, split, count, settings):
+    """Render one split into a folder beside its place, then move it there whole."""
+    from utils.images import save_image
+
+    folder = args.data_dir / args.gesture / split
+    if folder.exists():
+        if not args.overwrite and read_settings(folder) == settings:
+            print(f"{folder}: already rendered with these settings")
+            return
+        if not args.overwrite:
+            raise cli.UserError(f"{folder} exists and was made otherwise; use --overwrite or another --data_dir")
+    beside = folder.with_name(f".{split}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    (beside / "images").mkdir(parents=True)
+
+    names, captions, annotations = [], [], {}
+    stream = [SPLITS.index(split), *args.gesture.encode()]
+    scenes = render_scenes(args.gesture, count, args.resolution, args.seed, stream, args.malformed, args.num_workers,
+                           desc=f"rendering {split}")
+    for index, scene in enumerate(scenes):
+        names.append(f"{args.gesture}_{split}_{index:05d}.jpg")
+        captions.append(scene.caption)
+        annotations[Path(names[-1]).stem] = describe_scene(scene)
+        save_image(scene.image, beside / "images" / names[-1])
+    phrase = f" {GESTURES[args.gesture].phrase}" if args.gesture in GESTURES else ""
+    for kind, lines in (("filenames", names), ("captions", captions), ("enriched", [c + phrase for c in captions])):
+        (beside / f"synthetic_{kind}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    cli.write_json(beside / "annotations.json", annotations)
+    cli.write_json(beside / "render.json", settings)
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.replace(folder)
+    print(f"{folder}: {count} images")
+
+
+def read_settings(folder):
+    """The settings a split was rendered with, None if it was not rendered by this program."""
+    path = folder / "render.json"
+    return cli.read_json(path) if path.is_file() else None
+
+
+def main(args):
+    for split, count in zip(SPLITS, (args.num_train, args.num_test), strict=True):
+        if count:
+            settings = {"gesture": args.gesture, "count": count, "resolution": args.resolution,
+                        "malformed": args.malformed, "seed": args.seed}
+            render_split(args, split, count, settings)
+
+
+if __name__ == "__main__":
+    cli.run_main(main, parse_args())

@@ -1,0 +1,66 @@
+"""What is computed from the training images once, before anything learns."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from utils.cli import UserError
+from utils.images import open_image, resize_center_crop, to_array
+from utils.stable_diffusion import StableDiffusion, image_latent_moments
+
+ENCODED_AT_ONCE = 8  # images in memory as pixels
+
+
+@dataclass
+class TrainingSet:
+    """Tensors of N images, fp32 on the CPU. prompt_embeds is e for a trained F, fused for a frozen one."""
+
+    sd: StableDiffusion  # made the moments, and draws latents from them
+    moments: torch.Tensor  # (N, 2C, h, w) of the unscaled latents
+    prompt_embeds: torch.Tensor  # (N, L, d)
+    negative_embeds: torch.Tensor  # (1, L, d) of the empty prompt
+    residuals: torch.Tensor  # (N, L, d), delta: zero until Stage II is through with the image
+
+
+def choose_resolution(sd, resolution=None):
+    """`resolution`, or what the base model was made for. UserError unless its U-Net can halve the latents."""
+    multiple = sd.vae_scale_factor * 2 ** (len(sd.unet.config.block_out_channels) - 1)
+    if resolution is None:
+        return sd.resolution
+    if resolution % multiple:
+        raise UserError(f"--resolution {resolution}: {sd.name} needs a multiple of {multiple}")
+    return resolution
+
+
+def encode_images(sd, paths, resolution, device, warn=print):
+    """Latent moments (n, 2C, h, w), and the places in `paths` of the n images that could be read.
+
+    Pixels are streamed, a few images at a time, and the VAE goes back to the CPU afterwards.
+    """
+
+    def load(path):
+        try:
+            return torch.from_numpy(to_array(resize_center_crop(open_image(path), resolution)))
+        except UserError as error:
+            return error
+
+    sd.vae.to(device)
+    moments, used = [], []
+    progress = tqdm(total=len(paths), desc="encode images", unit="image")
+    with ThreadPoolExecutor() as pool, progress:
+        for start in range(0, len(paths), ENCODED_AT_ONCE):
+            images = list(pool.map(load, paths[start : start + ENCODED_AT_ONCE]))
+            for error in (image for image in images if isinstance(image, UserError)):
+                warn(f"warning: {error}; left out")
+            readable = [i for i, image in enumerate(images) if not isinstance(image, UserError)]
+            if readable:
+                pixels = torch.stack([images[i] for i in readable])
+                moments.append(image_latent_moments(sd, pixels).float().cpu())
+                used += [start + i for i in readable]
+            progress.update(len(images))
+    sd.vae.to("cpu")
+    if not used:
+        raise UserError(f"{paths[0].parent}: none of the {len(paths)} images can be read")
+    return torch.cat(moments), used
