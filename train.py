@@ -153,7 +153,8 @@ def train(run, args, settings, accelerator, denoiser, data, interruption):
                 restore_stage(stage, denoiser, accelerator, checkpoint)
 
         steps = optimise(accelerator, denoiser, data, stage, args.seed, first_step)
-        progress = tqdm(steps, total=num_steps, initial=first_step, desc=stage.name, unit="update")
+        progress = tqdm(steps, total=num_steps, initial=first_step, desc=stage.name, unit="update",
+                        disable=first_step == num_steps)
         for step in progress:
             done = step + 1
             ends_batch = stage.residual is not None and stage.plan.ends_round(step)

@@ -1,11 +1,13 @@
-"""Rendered hands and posed skeletons for tests: real pictures for a real detector, with the truth beside them."""
+"""Rendered hands and posed skeletons for tests: pictures for a real detector, and the truth about them."""
 
 import zlib
 
 import numpy as np
 from PIL import Image
 
-from utils.hands import Hand
+from utils.finger_states import matches_gesture
+from utils.gestures import GESTURES
+from utils.hands import Hand, detect_hands
 from utils.synthetic.hand import POSES, pose_hand
 from utils.synthetic.scene import render_scene
 
@@ -13,6 +15,23 @@ from utils.synthetic.scene import render_scene
 def render_hand(gesture, index, resolution=128):
     """Scene number `index` of a gesture."""
     return render_scene(np.random.default_rng([zlib.crc32(gesture.encode()), index]), gesture, resolution)
+
+
+def clear_image(gesture):
+    """The first image of a gesture in which MediaPipe sees its fingers."""
+    for index in range(20):
+        image = render_hand(gesture, index).image
+        if any(matches_gesture(hand, GESTURES[gesture]) for hand in detect_hands(image)):
+            return image
+    raise LookupError(f"MediaPipe sees the fingers of {gesture} in none of 20 images")
+
+
+def clear_pair(left, right):
+    """Clear images of two gestures side by side."""
+    pair = Image.new("RGB", (256, 128))
+    pair.paste(clear_image(left), (0, 0))
+    pair.paste(clear_image(right), (128, 0))
+    return pair
 
 
 def render_folder(folder, gesture, count):
@@ -31,9 +50,9 @@ def add_useless_files(folder):
 
 
 def skeleton_hand(gesture, seed=0, side="Right", score=0.9):
-    """A Hand with the joints of a posed skeleton, as MediaPipe would see them: y down, left hands mirrored."""
-    points = pose_hand(np.random.default_rng(seed), POSES[gesture]).landmarks * (0.09, -0.09, -0.09)  # metres
-    points = points * ((1, 1, 1) if side == "Right" else (-1, 1, 1))
+    """A Hand with the joints of a posed skeleton, as MediaPipe sees them: y down, left hands mirrored."""
+    points = pose_hand(np.random.default_rng(seed), POSES[gesture]).landmarks  # in palm lengths
+    points = points * (0.09 if side == "Right" else -0.09, -0.09, -0.09)  # in metres
     return Hand(side, score, (points * 4 + 0.5).astype(np.float32), points.astype(np.float32))
 
 

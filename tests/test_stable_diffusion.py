@@ -156,9 +156,10 @@ def test_other_architectures_are_refused(pipeline_copy):
     edit_json(index, vae=["diffusers", "AutoencoderTiny"])
     assert "AutoencoderTiny" in refusal()
     index.write_text(original[0], encoding="utf-8")
-    edit_json(unet, in_channels=9)  # inpainting
-    assert "more than latents" in refusal()
-    unet.write_text(original[1], encoding="utf-8")
+    for change in ({"in_channels": 9}, {"addition_embed_type": "text_time"}):  # inpainting; SDXL's U-Net
+        edit_json(unet, **change)
+        assert "more than latents" in refusal()
+        unet.write_text(original[1], encoding="utf-8")
     edit_json(unet, cross_attention_dim=64)
     assert "writes 32 values per token, the U-Net reads 64" in refusal()
     index.unlink()

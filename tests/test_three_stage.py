@@ -208,12 +208,12 @@ def test_the_batch_size_does_not_change_the_embeddings(sd, accelerator):
     denoiser = GestureDenoiser(sd.unet, sd.noise_scheduler)
     results = []
     for batch_size in (1, 8):  # 8 leaves a partial last batch
-        data = make_data(sd, 11)
+        data = make_data(sd, 9)
         settings = make_settings("paper", embedding_batch_size=batch_size)
         stage = embedding_stage(accelerator, denoiser, data, settings)
         run(stage, accelerator, denoiser, data)
         results.append(data.residuals)
-    assert results[0].abs().amax(dim=(1, 2)).min() > 1e-3  # all 11 have moved
+    assert results[0].abs().amax(dim=(1, 2)).min() > 1e-3  # all have moved
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
 
 
@@ -289,7 +289,7 @@ def test_training_lowers_the_loss_of_a_fixed_batch(tmp_path, accelerator, predic
     sd = load_stable_diffusion(build_tiny_pipeline(tmp_path / "pipeline", prediction_type))
     data = make_data(sd, 8)
     denoiser = GestureDenoiser(sd.unet, sd.noise_scheduler, TrainedFusion(32), FEATURE, 0.7)
-    settings = make_settings(batch_size=8, finetune_lr=3e-3, finetune_steps=40, ema=False)
+    settings = make_settings(batch_size=8, finetune_lr=3e-3, finetune_steps=25, ema=False)
     stage = finetune_stage(accelerator, denoiser, data, settings)
     _, batch = draw_batch(data, stage, 0, 1, "cpu")  # of another seed than the training's
     with torch.no_grad():

@@ -21,6 +21,8 @@ from tests.conftest import ROOT
 from utils.cli import UserError
 from utils.fusion import FrozenFusion, TrainedFusion, load_fusion
 from utils.images import open_image
+from utils.interruption import Interruption
+from utils.synthetic import render
 
 NUM_IMAGES = 6
 SHORT = ["--batch_size", 4, "--embedding_steps", 3, "--finetune_steps", 6]
@@ -28,7 +30,7 @@ SHORT = ["--batch_size", 4, "--embedding_steps", 3, "--finetune_steps", 6]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, tiny_pipeline):
-    """(folder, flags): data of six images, a gesture feature, and the flags that lead to them. Do not write to it."""
+    """(folder, flags): six images per split, a gesture feature, and the flags that lead to them."""
     folder = tmp_path_factory.mktemp("world")
     random = np.random.default_rng(0)
     for split in ("train", "test"):
@@ -109,9 +111,10 @@ def test_settings_feature_losses_and_pictures_are_there(finished, world):
     assert open_image(folder / "losses.png").width > 500
     sheet = np.asarray(open_image(folder / "samples" / "before_after.png"))
     for i in range(2):
-        images = [np.asarray(open_image(folder / "samples" / f"{name}_{i}.png")) for name in ("base", "tuned")]
-        assert not np.array_equal(*images)
-        assert np.array_equal(sheet[2:34, 2 + 34 * i : 34 + 34 * i], images[0])  # base above
+        base = np.asarray(open_image(folder / "samples" / f"base_{i}.png"))
+        tuned = np.asarray(open_image(folder / "samples" / f"tuned_{i}.png"))
+        assert not np.array_equal(base, tuned)
+        assert np.array_equal(sheet[2:34, 2 + 34 * i : 34 + 34 * i], base)  # above the tuned one
 
 
 def test_the_same_command_again_does_nothing(finished, run_script):
@@ -154,49 +157,62 @@ def test_the_paper_preset_trains_with_the_frozen_fusion(world, tmp_path):
                  "--keep_checkpoints", "--checkpointing_steps", 4)
     fusion, _, config = load_fusion(folder / "model")
     assert isinstance(fusion, FrozenFusion) and fusion.seed == 0 and config["fusion"] == "frozen"
-    assert sorted(path.name for path in (folder / "checkpoints").glob("step-*")) == ["step-0000006", "step-0000010"]
+    kept = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+    assert kept == ["step-0000006", "step-0000010"]
     losses = (folder / "losses.jsonl").read_text().splitlines()
     assert len(losses) == 2 * NUM_IMAGES
+
+
+def test_stage_i_measures_the_hands_of_the_images(tmp_path, tiny_pipeline):
+    shared = ["--gesture", "call", "--data_dir", str(tmp_path / "data"), "--num_workers", "1"]
+    render.main(render.parse_args([*shared, "--num_train", "3", "--num_test", "0", "--resolution", "128"]))
+    flags = [*shared, "--captioner", "synthetic", "--pretrained_model_name_or_path", tiny_pipeline]
+    folder = run(flags, tmp_path, "--feature", "raw", "--num_validation_images", 0, "--embedding_steps", 0,
+                 "--finetune_steps", 0)
+    info = json.loads((folder / "gesture_feature.json").read_text())
+    assert (info["kind"], info["gesture"], info["num_images"]) == ("raw", "call", 3) and info["num_used"] >= 2
+    assert f"num_used {info['num_used']}" in (folder / "train.log").read_text()
+    x, y = np.load(folder / "gesture_feature.npy").reshape(21, 3)[:, :2].T
+    assert ((0 < x) & (x < 1) & (0 < y) & (y < 1)).all()  # image-relative
 
 
 # Interrupted runs
 
 
-def start(flags, output_dir):
-    """train.py in a process of its own, on a machine without mediapipe."""
+def interrupt(flags, folder, number, after):
+    """Runs train.py where mediapipe is missing; sends it a signal when a checkpoint of that update is there.
+
+    Returns the exit status and the standard output.
+    """
     script = ("import runpy, sys; sys.modules['mediapipe'] = None; "
               "sys.path.insert(0, '.'); runpy.run_path('train.py', run_name='__main__')")
-    command = [sys.executable, "-c", script, *map(str, flags), "--output_dir", str(output_dir)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def interrupt(process, number, pattern, folder):
-    """Sends a signal once a file of that pattern is there; returns exit status and standard output."""
-    while process.poll() is None and not any(folder.glob(pattern)):
+    command = [sys.executable, "-c", script, *map(str, flags), "--output_dir", str(folder.parent)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    steps = []
+    while process.poll() is None and max(steps, default=0) < after:
         time.sleep(0.005)
+        steps = [int(path.name[5:]) for path in folder.glob("checkpoints/step-*")]
     process.send_signal(number)
     output, errors = process.communicate(timeout=300)
     assert "Traceback" not in errors
     return process.returncode, output
 
 
-def test_a_run_ends_in_the_same_bits_however_often_it_is_interrupted(world, tmp_path):
+def test_a_run_ends_in_the_same_bits_however_it_was_interrupted(world, tmp_path):
     _, flags = world
-    flags = [*flags, "--num_validation_images", 1, "--batch_size", 2, "--embedding_steps", 8,
-             "--finetune_steps", 20, "--finetune_lr", 1e-3, "--checkpointing_steps", 4]
+    flags = [*flags, "--num_validation_images", 1, "--batch_size", 2, "--embedding_steps", 4,
+             "--finetune_steps", 12, "--finetune_lr", 1e-3, "--checkpointing_steps", 4]
     whole = run(flags, tmp_path / "whole")
 
-    # Stage II: updates 1 to 24, a checkpoint every 8. Stage III: updates 25 to 84, a checkpoint every 4.
+    # Stage II: updates 1 to 12, a checkpoint every 4. Stage III: updates 13 to 48, a checkpoint every 4.
     broken = tmp_path / "broken" / "call"
-    status, output = interrupt(start(flags, broken.parent), signal.SIGINT, "checkpoints/step-0000008", broken)
-    assert status == 130 and "the same command goes on from here" in output
+    status, output = interrupt(flags, broken, signal.SIGTERM, after=4)
+    assert status == 143 and "interrupted in Stage" in output and "the same command goes on" in output
     assert (broken / "checkpoints" / "residuals").is_dir() and not (broken / "model").exists()
-    status, _ = interrupt(start(flags, broken.parent), signal.SIGKILL, "checkpoints/step-0000032", broken)
-    assert status == -signal.SIGKILL
-    status, output = interrupt(start(flags, broken.parent), signal.SIGTERM, "checkpoints/step-000004?", broken)
-    assert status == 143 and "going on from" in output
+    status, output = interrupt(flags, broken, signal.SIGKILL, after=24)
+    assert status == -signal.SIGKILL and "going on from" in output
     left = sorted(broken.glob("checkpoints/step-*"))
-    assert len(left) == 2 and not (broken / "model").exists()
+    assert len(left) >= 2 and not (broken / "model").exists()
     (left[-1] / "weights.safetensors").write_bytes(b"damaged")
     run(flags, broken.parent)
 
@@ -205,6 +221,25 @@ def test_a_run_ends_in_the_same_bits_however_often_it_is_interrupted(world, tmp_
     assert len(names) > 10
     assert filecmp.cmpfiles(whole, broken, names, shallow=False) == (names, [], [])
     assert "damaged" in (broken / "train.log").read_text() and not (broken / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_and_its_handler_put_back(number, capsys):
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert interruption.signal is None
+        os.kill(os.getpid(), number)
+        assert interruption.signal == number
+    assert signal.getsignal(number) == before and "Ctrl-C again" in capsys.readouterr().err
+
+
+def test_a_second_ctrl_c_leaves_at_once(run_script):
+    script = ("import os, signal; from utils.interruption import Interruption\n"
+              "with Interruption():\n"
+              "    os.kill(os.getpid(), signal.SIGINT); print('first', flush=True)\n"
+              "    os.kill(os.getpid(), signal.SIGINT); print('second', flush=True)")
+    result = run_script(["-c", script])
+    assert (result.returncode, result.stdout) == (-signal.SIGINT, "first\n")
 
 
 def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path):
@@ -289,11 +324,12 @@ def test_captions_without_the_phrase_are_counted(world, tmp_path, capsys):
 def test_a_flag_wins_over_the_preset(world):
     flags = list(map(str, world[1]))
     improved, paper = train.parse_args(flags), train.parse_args([*flags, "--preset", "paper"])
-    assert (improved.batch_size, improved.fusion, improved.feature, improved.ema) == (16, "trained", "canonical", True)
-    assert (paper.batch_size, paper.fusion, paper.feature, paper.ema) == (1, "frozen", "raw", False)
-    assert (paper.embedding_lr, paper.embedding_steps, paper.finetune_lr, paper.finetune_steps) == (1e-3, 10, 1e-6, 20)
+    names = ("batch_size", "fusion", "feature", "ema")
+    assert [getattr(improved, name) for name in names] == [16, "trained", "canonical", True]
+    assert [getattr(paper, name) for name in names] == [1, "frozen", "raw", False]
+    assert (paper.embedding_lr, paper.embedding_steps) == (1e-3, 10)
+    assert (paper.finetune_lr, paper.finetune_steps) == (1e-6, 20)
     assert paper.caption_dropout == paper.residual_dropout == paper.weight_decay == paper.max_grad_norm == 0
     mixed = train.parse_args([*flags, "--preset", "paper", "--batch_size", "4", "--ema"])
     assert (mixed.batch_size, mixed.embedding_batch_size, mixed.ema, mixed.fusion) == (4, 4, True, "frozen")
     assert train.parse_args([*flags, "--no_ema"]).ema is False
-    assert os.environ.get("WORLD_SIZE") is None

@@ -142,8 +142,8 @@ def _map_in_pool(function, chunks, num_workers):
     pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=_watch_parent)
     try:
         with _ignore_interrupt():
-            results = pool.map(function, chunks)  # starts the processes
-        yield results
+            pool.submit(int)  # starts the processes
+        yield pool.map(function, chunks)
     except BrokenProcessPool as error:
         raise UserError("a process of the hand detection died, most often for lack of memory; "
                         "use fewer workers") from error

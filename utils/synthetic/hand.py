@@ -13,7 +13,12 @@ FINGERS = ("thumb", "index", "middle", "ring", "little")
 MALFORMATIONS = ("missing", "extra", "fused", "bent")
 
 # Knuckle, phalanx lengths, radii at knuckle / PIP / DIP / tip
-KNUCKLES = {"index": (0.28, 0.97, 0.0), "middle": (0.04, 1.0, 0.0), "ring": (-0.19, 0.94, 0.0), "little": (-0.39, 0.82, 0.0)}
+KNUCKLES = {
+    "index": (0.28, 0.97, 0.0),
+    "middle": (0.04, 1.0, 0.0),
+    "ring": (-0.19, 0.94, 0.0),
+    "little": (-0.39, 0.82, 0.0),
+}
 PHALANGES = {
     "thumb": (0.46, 0.37, 0.30),
     "index": (0.49, 0.29, 0.23),
@@ -29,11 +34,21 @@ RADII = {
     "little": (0.114, 0.098, 0.088, 0.070),
 }
 THUMB_BASE = (0.25, 0.20, 0.07)
-REST_FAN = {"index": 3.0, "middle": 0.0, "ring": -3.0, "little": -7.0}  # direction of the fingers held together
+REST_FAN = {
+    "index": 3.0,
+    "middle": 0.0,
+    "ring": -3.0,
+    "little": -7.0,
+}  # direction of the fingers held together
 SPREAD_FAN = {"index": 13.0, "middle": 2.0, "ring": -9.0, "little": -22.0}
 
 # Flexion at MCP, PIP, DIP
-FLEXION = {"out": (4.0, 5.0, 4.0), "half": (38.0, 48.0, 28.0), "folded": (84.0, 105.0, 60.0), "hold": (62.0, 82.0, 40.0)}
+FLEXION = {
+    "out": (4.0, 5.0, 4.0),
+    "half": (38.0, 48.0, 28.0),
+    "folded": (84.0, 105.0, 60.0),
+    "hold": (62.0, 82.0, 40.0),
+}
 
 # Directions of the three thumb bones, and where the thumb nail looks
 THUMB = {
@@ -57,32 +72,32 @@ class Pose:
     pitch: float = 0.0
 
 
-O, F, T = "out", "folded", "touch"
+OUT, FOLDED, TOUCH = "out", "folded", "touch"
 POSES = {
-    "call": Pose((F, F, F, O), "side", 1.0, roll=12),
-    "dislike": Pose((F, F, F, F), "out", roll=-120, yaw=6),
-    "fist": Pose((F, F, F, F), "over"),
-    "four": Pose((O, O, O, O), "across", 0.85),
-    "like": Pose((F, F, F, F), "out", roll=60, yaw=6),
-    "mute": Pose((O, F, F, F), "over", yaw=18),
-    "ok": Pose((T, O, O, O), T, 0.9, yaw=-4),
-    "one": Pose((O, F, F, F), "over"),
-    "palm": Pose((O, O, O, O), "out", 1.0),
-    "peace": Pose((O, O, F, F), "over", 1.35),
-    "peace_inverted": Pose((O, O, F, F), "over", 1.35, yaw=180),
-    "rock": Pose((O, F, F, O), "over", 0.8),
-    "stop": Pose((O, O, O, O), "alongside", 0.0),
-    "stop_inverted": Pose((O, O, O, O), "alongside", 0.0, yaw=180),
-    "three": Pose((O, O, O, "hold"), "across", 0.9),
-    "three2": Pose((O, O, F, F), "out", 1.1),
-    "two_up": Pose((O, O, F, F), "over", 0.0),
-    "two_up_inverted": Pose((O, O, F, F), "over", 0.0, yaw=180),
+    "call": Pose((FOLDED, FOLDED, FOLDED, OUT), "side", 1.0, roll=12),
+    "dislike": Pose((FOLDED, FOLDED, FOLDED, FOLDED), "out", roll=-120, yaw=6),
+    "fist": Pose((FOLDED, FOLDED, FOLDED, FOLDED), "over"),
+    "four": Pose((OUT, OUT, OUT, OUT), "across", 0.85),
+    "like": Pose((FOLDED, FOLDED, FOLDED, FOLDED), "out", roll=60, yaw=6),
+    "mute": Pose((OUT, FOLDED, FOLDED, FOLDED), "over", yaw=18),
+    "ok": Pose((TOUCH, OUT, OUT, OUT), TOUCH, 0.9, yaw=-4),
+    "one": Pose((OUT, FOLDED, FOLDED, FOLDED), "over"),
+    "palm": Pose((OUT, OUT, OUT, OUT), "out", 1.0),
+    "peace": Pose((OUT, OUT, FOLDED, FOLDED), "over", 1.35),
+    "peace_inverted": Pose((OUT, OUT, FOLDED, FOLDED), "over", 1.35, yaw=180),
+    "rock": Pose((OUT, FOLDED, FOLDED, OUT), "over", 0.8),
+    "stop": Pose((OUT, OUT, OUT, OUT), "alongside", 0.0),
+    "stop_inverted": Pose((OUT, OUT, OUT, OUT), "alongside", 0.0, yaw=180),
+    "three": Pose((OUT, OUT, OUT, "hold"), "across", 0.9),
+    "three2": Pose((OUT, OUT, FOLDED, FOLDED), "out", 1.1),
+    "two_up": Pose((OUT, OUT, FOLDED, FOLDED), "over", 0.0),
+    "two_up_inverted": Pose((OUT, OUT, FOLDED, FOLDED), "over", 0.0, yaw=180),
 }
 
 
 @dataclass
 class Finger:
-    """One digit: its joints (4, 3) from knuckle to tip, radii (4,), and where the nail looks (3,)."""
+    """One digit: joints (4, 3) from knuckle to tip, radii (4,), and where the nail looks (3,)."""
 
     name: str
     joints: np.ndarray
@@ -162,16 +177,16 @@ def pose_hand(rng, pose, jitter=1.0, malformation=None):
     digits = []
     for name, state in zip(FINGERS[1:], pose.fingers, strict=True):
         fan = REST_FAN[name] + spread * (SPREAD_FAN[name] - REST_FAN[name]) + jitter * rng.normal(0, 1.5)
-        if state == T:
+        if state == TOUCH:
             flexion, fan = (56.0, 52.0, 28.0), 6.0
         else:
-            if state == F:
+            if state == FOLDED:
                 fan = 0.5 * REST_FAN[name]
             flexion = FLEXION[state]
         flexion = np.array(flexion) + jitter * rng.normal(0, (5.0, 6.0, 4.0))
         digits.append(bend_finger(name, KNUCKLES[name], lengths[name], radii[name], fan, np.maximum(flexion, -8.0)))
 
-    if pose.thumb == T:
+    if pose.thumb == TOUCH:
         tip = digits[0].joints[3]
         thumb = reach_thumb(lengths["thumb"], radii["thumb"], tip + np.array([0.03, -0.07, 0.11]))
     else:

@@ -13,6 +13,7 @@ from utils.synthetic.hand import RADII
 
 PALM_BLEND, FINGER_BLEND, JOINT_BLEND, FUSED_BLEND = 0.10, 0.08, 0.008, 0.30
 MARCH_STEPS = 40
+BLOCK = 2048  # points at a time
 SURFACE = 2e-3
 
 
@@ -67,25 +68,41 @@ class HandShape:
         self.end_radii = (np.array([part[3] * thick for part in parts]) * b_zoom).astype(np.float32)
         self.unit = view.scale
         self.squared_lengths = np.maximum((self.bones**2).sum(1), 1e-9)
-        self.columns = np.concatenate([self.starts, self.bones]).T.copy()  # (3, 2K)
-        self.start_squares = (self.starts**2).sum(1)
-        self.start_dots = (self.starts * self.bones).sum(1)
+        self.rows = np.concatenate([self.starts, self.bones])  # (2K, 3)
+        self.start_squares = (self.starts**2).sum(1)[:, None]
+        self.start_dots = (self.starts * self.bones).sum(1)[:, None]
 
     def capsule_distances(self, points):
-        """Distance of every point to every capsule: (N, 3) -> (N, K)."""
+        """Distance of every capsule to every point: (N, 3) -> (K, N)."""
         count = len(self.starts)
-        products = points @ self.columns
-        along = products[:, count:] - self.start_dots
-        height = np.clip(along / self.squared_lengths, 0.0, 1.0)
-        squares = (points**2).sum(1)[:, None] + self.start_squares - 2.0 * products[:, :count]
-        squares += height * (height * self.squared_lengths - 2.0 * along)
+        products = self.rows @ points.T
+        along = products[count:]
+        along -= self.start_dots
+        squared_lengths = self.squared_lengths[:, None]
+        height = along / squared_lengths
+        np.clip(height, 0.0, 1.0, out=height)
+        squares = products[:count]
+        squares *= -2.0
+        squares += (points**2).sum(1)
+        squares += self.start_squares
+        along *= -2.0
+        along += height * squared_lengths
+        along *= height
+        squares += along
         np.sqrt(np.maximum(squares, 0.0, out=squares), out=squares)
-        squares -= self.start_radii + height * (self.end_radii - self.start_radii)
+        height *= (self.end_radii - self.start_radii)[:, None]
+        squares -= height
+        squares -= self.start_radii[:, None]
         return squares
 
     def distance(self, points):
-        """Signed distance of every point to skin or sleeve: (N, 3) -> (N,)."""
-        parts = self.capsule_distances(points).T
+        """Signed distance of every point to skin or sleeve: (N, 3) -> (N,). Goes by blocks that fit in the cache."""
+        blocks = [self.block_distance(points[i : i + BLOCK]) for i in range(0, len(points), BLOCK)]
+        return np.concatenate(blocks) if blocks else np.empty(0, dtype=np.float32)
+
+    def block_distance(self, points):
+        """`distance` of a few thousand points."""
+        parts = self.capsule_distances(points)
         palm = parts[0]
         for part in parts[1 : self.palm_parts]:
             palm = smooth_minimum(palm, part, PALM_BLEND * self.unit)
@@ -109,21 +126,25 @@ class HandShape:
         centres = self.starts[owner] + along[:, None] * self.bones[owner]
         return centres, self.start_radii[owner] + along * (self.end_radii - self.start_radii)[owner]
 
-    def on_sleeve(self, points):
-        """Whether each surface point (N, 3) belongs to the sleeve: (N,) bool."""
-        if not self.sleeve:
-            return np.zeros(len(points), dtype=bool)
-        return self.capsule_distances(points)[:, -1] < 2 * SURFACE
-
     def nearest_part(self, points):
-        """Index of the nearest capsule of each point: (N, 3) -> (N,)."""
-        return self.capsule_distances(points).argmin(1)
+        """Index of the nearest capsule of each point, the sleeve's being `sleeve_part`: (N, 3) -> (N,)."""
+        return self.capsule_distances(points).argmin(0)
+
+    @property
+    def sleeve_part(self):
+        """The sleeve's index among the capsules; none has it where there is no sleeve."""
+        return self.palm_parts + 3 * self.digits
 
 
 def smooth_minimum(a, b, width):
     """Polynomial smooth minimum; equal to the plain minimum where |a - b| >= width."""
-    overlap = np.maximum(width - np.abs(a - b), 0.0)
-    return np.minimum(a, b) - overlap * overlap * np.float32(0.25 / width)
+    overlap = a - b
+    np.abs(overlap, out=overlap)
+    np.subtract(width, overlap, out=overlap)
+    np.maximum(overlap, 0.0, out=overlap)
+    overlap *= overlap
+    overlap *= 0.25 / width
+    return np.minimum(a, b) - overlap
 
 
 def trace(shape, size):

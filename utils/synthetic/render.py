@@ -27,8 +27,12 @@ def parse_args(argv=None):
     parser.add_argument("--num_train", type=cli.nonnegative_int, default=400, help="images of the training split")
     parser.add_argument("--num_test", type=cli.nonnegative_int, default=200, help="images of the test split")
     parser.add_argument("--resolution", type=cli.positive_int, default=128, help="side of the images, pixels")
-    parser.add_argument("--malformed", type=cli.unit_interval, default=0.0,
-                        help="share of hands with a missing, extra, fused or wrongly bent finger, 0 to 1")
+    parser.add_argument(
+        "--malformed",
+        type=cli.unit_interval,
+        default=0.0,
+        help="share of hands with a missing, extra, fused or wrongly bent finger, 0 to 1",
+    )
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of all data sets")
     parser.add_argument("--num_workers", type=cli.positive_int, default=os.cpu_count(), help="processes")
     parser.add_argument("--overwrite", action="store_true", help="render again, in place of what is there")
@@ -112,15 +116,27 @@ def render_split(args, split, count, settings):
 
     names, captions, annotations = [], [], {}
     stream = [SPLITS.index(split), *args.gesture.encode()]
-    scenes = render_scenes(args.gesture, count, args.resolution, args.seed, stream, args.malformed, args.num_workers,
-                           desc=f"rendering {split}")
+    scenes = render_scenes(
+        args.gesture,
+        count,
+        args.resolution,
+        args.seed,
+        stream,
+        args.malformed,
+        args.num_workers,
+        desc=f"rendering {split}",
+    )
     for index, scene in enumerate(scenes):
         names.append(f"{args.gesture}_{split}_{index:05d}.jpg")
         captions.append(scene.caption)
         annotations[Path(names[-1]).stem] = describe_scene(scene)
         save_image(scene.image, beside / "images" / names[-1])
     phrase = f" {GESTURES[args.gesture].phrase}" if args.gesture in GESTURES else ""
-    for kind, lines in (("filenames", names), ("captions", captions), ("enriched", [c + phrase for c in captions])):
+    for kind, lines in (
+        ("filenames", names),
+        ("captions", captions),
+        ("enriched", [c + phrase for c in captions]),
+    ):
         (beside / f"synthetic_{kind}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     cli.write_json(beside / "annotations.json", annotations)
     cli.write_json(beside / "render.json", settings)
@@ -138,8 +154,13 @@ def read_settings(folder):
 def main(args):
     for split, count in zip(SPLITS, (args.num_train, args.num_test), strict=True):
         if count:
-            settings = {"gesture": args.gesture, "count": count, "resolution": args.resolution,
-                        "malformed": args.malformed, "seed": args.seed}
+            settings = {
+                "gesture": args.gesture,
+                "count": count,
+                "resolution": args.resolution,
+                "malformed": args.malformed,
+                "seed": args.seed,
+            }
             render_split(args, split, count, settings)
 
 

@@ -87,7 +87,12 @@ def render_scene(rng, gesture, resolution, malformation=None):
     landmarks, _ = view.project(model.landmarks)
     landmarks = np.stack([(landmarks[:, 0] + 1) / 2, (1 - landmarks[:, 1]) / 2], axis=1)
     corner, opposite = scale * low + shift, scale * high + shift
-    box = ((corner[0] + 1) / 2, (1 - opposite[1]) / 2, (opposite[0] - corner[0]) / 2, (opposite[1] - corner[1]) / 2)
+    box = (
+        (corner[0] + 1) / 2,
+        (1 - opposite[1]) / 2,
+        (opposite[0] - corner[0]) / 2,
+        (opposite[1] - corner[1]) / 2,
+    )
     handedness = "left" if left else "right"
     wearing = f" with a {sleeve} sleeve" if sleeve else ""
     caption = f"a photo of a {skin} {handedness} hand{wearing} in front of a {background} background"
@@ -154,8 +159,7 @@ def shade(rng, shape, model, view, depth, skin, sleeve):
         albedo[on_tip[plate]] = 0.62 * skin + 0.38 * np.array([0.98, 0.82, 0.80])
 
     if sleeve is not None:
-        on_sleeve = shape.on_sleeve(points)
-        albedo[on_sleeve] = np.asarray(sleeve) / 255
+        albedo[nearest == shape.sleeve_part] = np.asarray(sleeve) / 255
 
     # One lamp, sky light, a faint gloss
     lamp = np.array([rng.normal(0, 0.55), rng.uniform(0.1, 0.9), 1.0])

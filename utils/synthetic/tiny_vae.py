@@ -2,11 +2,16 @@
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from torch import nn
 from tqdm import tqdm
 
 CROP = 64  # pixels; fully convolutional, so it learns on crops and works on whole images
-KL_WEIGHT = 1e-4
+KL_WEIGHT = 5e-4
+POOL = 8  # pixels; colours are learned from the means of such squares
 ADVERSARIAL_WEIGHT = 0.02
 
 
@@ -29,11 +34,53 @@ def take_crops(images, batch_size, rng, crop=CROP):
 
 
 def detail_loss(output, target):
-    """Mean absolute error of the pixels and of their horizontal and vertical differences."""
-    loss = (output - target).abs().mean()
+    """Mean absolute error of the pixels, of their means over squares, and of their differences along both axes."""
+    loss = (output - target).abs().mean() + F.avg_pool2d(output - target, POOL).abs().mean()
     for dim in (2, 3):
         loss = loss + (output.diff(dim=dim) - target.diff(dim=dim)).abs().mean()
     return loss
+
+
+@torch.no_grad()
+def start_near_identity(vae):
+    """Let an untrained autoencoder begin as a blurry copy of its input, with little noise in its latents.
+
+    The convolutions of the trunk pass the first channels through and the residual branches start at zero. From the
+    default initialisation the same network first learns brightness and takes some ten times longer to see colours.
+    """
+    trunk = [vae.encoder.conv_in, vae.encoder.conv_out, vae.quant_conv]
+    trunk += [vae.post_quant_conv, vae.decoder.conv_in, vae.decoder.conv_out]
+    for module in vae.modules():
+        if isinstance(module, Downsample2D | Upsample2D):
+            trunk.append(module.conv)
+        elif isinstance(module, ResnetBlock2D):
+            module.conv2.weight.zero_()
+            module.conv2.bias.zero_()
+            trunk += [module.conv_shortcut] if module.conv_shortcut is not None else []
+        elif isinstance(module, Attention):
+            module.to_out[0].weight.zero_()
+            module.to_out[0].bias.zero_()
+    for convolution in trunk:
+        convolution.weight.mul_(0.3).add_(nn.init.dirac_(torch.empty_like(convolution.weight)))
+    channels = vae.config.latent_channels
+    vae.quant_conv.weight[channels:].zero_()
+    vae.quant_conv.bias[channels:] = -5.0  # log variance
+
+
+@torch.no_grad()
+def standardise_latents(vae, latents):
+    """Give every latent channel mean 0 and variance 1, by the two 1×1 convolutions around the latents.
+
+    latents (N, C, h, w): what the autoencoder makes of its data now. What it decodes stays the same.
+    """
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    channels = len(mean)
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    quant.weight[:channels] /= std[:, None, None, None]
+    quant.bias[:channels] = (quant.bias[:channels] - mean) / std
+    quant.bias[channels:] -= 2 * std.log()
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight *= std[:, None, None]
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -41,9 +88,14 @@ class PatchDiscriminator(nn.Sequential):
 
     def __init__(self, width=32):
         super().__init__(
-            nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, 2, 1), nn.GroupNorm(8, 2 * width), nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 4 * width, 4, 1, 1), nn.GroupNorm(8, 4 * width), nn.LeakyReLU(0.2),
+            nn.Conv2d(3, width, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, 2, 1),
+            nn.GroupNorm(8, 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 4 * width, 4, 1, 1),
+            nn.GroupNorm(8, 4 * width),
+            nn.LeakyReLU(0.2),
             nn.Conv2d(4 * width, 1, 4, 1, 1),
         )
 
@@ -53,8 +105,14 @@ def decay(step, steps, share=0.25):
     return min(1.0, (step + 1) / 100, (steps - step) / (share * steps))
 
 
+def is_logged(step, steps):
+    """Whether the losses of update number `step` (from 0) are logged: every fiftieth and the last."""
+    return (step + 1) % 50 == 0 or step + 1 == steps
+
+
 def train_vae(vae, images, steps, batch_size, learning_rate, rng, weight_dtype, log):
-    """Train encoder and decoder on crops. `log(step, **losses)` is called every 50 steps."""
+    """Train encoder and decoder on crops. `log(step, vae, **losses)` is called every 50 steps."""
+    start_near_identity(vae)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     vae.train().to(memory_format=torch.channels_last)
     for step in (progress := tqdm(range(steps), desc="autoencoder", mininterval=5)):
@@ -71,8 +129,8 @@ def train_vae(vae, images, steps, batch_size, learning_rate, rng, weight_dtype, 
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        if step % 50 == 0:
-            log(step, reconstruction=reconstruction.item(), kl=kl.item())
+        if is_logged(step, steps):
+            log(step + 1, vae, reconstruction=reconstruction.item(), kl=kl.item())
             progress.set_postfix(loss=f"{loss.item():.4f}")
 
 
@@ -111,6 +169,6 @@ def train_decoder(vae, images, steps, batch_size, learning_rate, rng, weight_dty
         judge_optimizer.zero_grad()
         judge_loss.backward()
         judge_optimizer.step()
-        if step % 50 == 0:
-            log(step, reconstruction=reconstruction.item(), judge=judge_loss.item())
+        if is_logged(step, steps):
+            log(step + 1, vae, reconstruction=reconstruction.item(), judge=judge_loss.item())
             progress.set_postfix(loss=f"{loss.item():.4f}", judge=f"{judge_loss.item():.3f}")

@@ -1,0 +1,214 @@
+"""Stage I: landmarks to gesture feature, on posed skeletons and on rendered hands."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mediapipe
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.rendered_hands import add_useless_files, clear_pair, random_rotation, render_folder, skeleton_hand
+from utils.cli import UserError
+from utils.finger_states import finger_states
+from utils.gesture_encoder import (
+    canonical_landmarks,
+    encode_gesture,
+    load_feature,
+    load_feature_info,
+    mean_feature,
+    save_feature,
+)
+from utils.gestures import GESTURES
+from utils.images import list_images
+
+ROOT = Path(__file__).resolve().parent.parent
+BONES = np.array([(0 if j % 4 == 1 else j - 1, j) for j in range(1, 21)])
+
+
+def turned(hand, rotation, scale=1.0):
+    return replace(hand, world_landmarks=hand.world_landmarks @ rotation.T * scale)
+
+
+def bone_lengths(points):
+    points = np.asarray(points, dtype=np.float64).reshape(21, 3)
+    lengths = np.linalg.norm(points[BONES[:, 1]] - points[BONES[:, 0]], axis=1)
+    return lengths / np.linalg.norm(points[9] - points[0])
+
+
+# The two features
+
+
+def test_raw_feature_is_the_mean_of_the_image_landmarks():
+    hands = [skeleton_hand("call", seed) for seed in range(3)]
+    feature = mean_feature(hands, "raw")
+    assert feature.shape == (63,) and feature.dtype == np.float32
+    mean = sum(hand.landmarks.astype(np.float64) for hand in hands) / 3
+    assert np.allclose(feature[:6], [*mean[0], *mean[1]], atol=1e-6)  # x y z of landmark 0, then of 1
+    assert np.allclose(feature, mean.ravel(), atol=1e-6)
+
+
+def test_canonical_landmarks_forget_place_size_side_and_direction():
+    rng = np.random.default_rng(0)
+    hand = skeleton_hand("call", side="Right")
+    wanted = canonical_landmarks(hand)
+    for _ in range(10):
+        moved = turned(hand, random_rotation(rng), rng.uniform(0.2, 5))
+        moved = replace(moved, world_landmarks=moved.world_landmarks + rng.normal(size=3))
+        assert np.allclose(canonical_landmarks(moved), wanted, atol=1e-5)
+    assert np.allclose(canonical_landmarks(skeleton_hand("call", side="Left")), wanted, atol=1e-5)
+
+
+def test_canonical_landmarks_have_wrist_and_palm_in_place():
+    points = canonical_landmarks(skeleton_hand("four"))
+    assert np.allclose(points[[0, 9]], [[0, 0, 0], [0, 1, 0]], atol=1e-6)
+    assert points[5, 0] > 0 > points[17, 0] and abs(points[5, 2] - points[17, 2]) < 1e-6
+
+
+def test_mean_of_turned_hands_is_a_hand_only_when_canonical():
+    rng = np.random.default_rng(0)
+    hands = [skeleton_hand("call", side=side) for side in ["Left", "Right"] * 20]
+    lengths = bone_lengths(hands[0].world_landmarks)
+    hands = [turned(hand, random_rotation(rng)) for hand in hands]
+    feature = mean_feature(hands, "canonical")
+    assert np.allclose(bone_lengths(feature), lengths, rtol=1e-4)
+    assert finger_states(feature.reshape(21, 3)) == finger_states(hands[0].world_landmarks)
+    plain_mean = np.mean([hand.world_landmarks for hand in hands], axis=0)
+    assert not np.allclose(bone_lengths(plain_mean), lengths, rtol=0.1)
+
+
+def test_canonical_feature_keeps_the_mean_direction():
+    rng = np.random.default_rng(0)
+    upright = [skeleton_hand("like", seed) for seed in range(4)]
+    upside_down = [turned(hand, np.diag([-1.0, -1.0, 1.0])) for hand in upright]
+    up, down = (mean_feature(hands, "canonical").reshape(21, 3) for hands in (upright, upside_down))
+    assert np.allclose(up * (-1, -1, 1), down, atol=1e-5) and np.abs(up - down).max() > 1
+
+    rotation = random_rotation(rng)  # one hand alone comes back as it was, but for place and size
+    alone = turned(upright[0], rotation)
+    points = alone.world_landmarks - alone.world_landmarks[0]
+    wanted = points / np.linalg.norm(points[9])
+    assert np.allclose(mean_feature([alone], "canonical").reshape(21, 3), wanted, atol=1e-5)
+
+
+def test_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="'mean'"):
+        mean_feature([skeleton_hand("call")], "mean")
+
+
+# From images
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("call")
+    render_folder(folder, "call", 5)
+    add_useless_files(folder)
+    return folder
+
+
+def test_raw_feature_of_a_folder_is_the_published_one(folder):
+    feature, counts = encode_gesture(list_images(folder), "raw")
+    landmarks = []
+    with mediapipe.solutions.hands.Hands(static_image_mode=True, max_num_hands=1,
+                                         min_detection_confidence=0.5) as detector:
+        for path in sorted(folder.glob("call_*.png")):
+            if found := detector.process(np.array(Image.open(path))).multi_hand_landmarks:
+                landmarks.append([[point.x, point.y, point.z] for point in found[0].landmark])
+    assert np.allclose(feature, np.mean(landmarks, axis=0).ravel(), atol=1e-6)
+    assert counts == {"num_images": 7, "num_used": len(landmarks), "num_without_hand": 6 - len(landmarks),
+                      "num_unreadable": 1}
+
+
+def test_canonical_feature_of_a_folder_is_a_hand_that_shows_the_gesture(folder):
+    feature, counts = encode_gesture(list_images(folder), "canonical", GESTURES["call"])
+    states = finger_states(feature.reshape(21, 3))
+    assert [finger for finger in states if states[finger] == "out"] == ["thumb", "little"]
+    assert counts["num_used"] >= 4
+
+
+def test_of_two_hands_the_gesturing_one_is_measured(tmp_path):
+    clear_pair("palm", "four").save(tmp_path / "pair.png")
+    for name in ("palm", "four"):
+        feature, counts = encode_gesture([tmp_path / "pair.png"], "canonical", GESTURES[name])
+        states = finger_states(feature.reshape(21, 3))
+        assert states["thumb"] == ("out" if name == "palm" else "folded") and counts["num_used"] == 1
+
+
+def test_gesture_without_a_row_of_fingers_can_be_encoded(folder):
+    feature, _ = encode_gesture(list_images(folder)[:1], "canonical", GESTURES["grip"])
+    assert np.isfinite(feature).all()
+
+
+def test_images_without_a_hand_are_an_error(folder):
+    with pytest.raises(UserError, match="no hand in 1 images, the first of them .*wall.png"):
+        encode_gesture([folder / "wall.png"], "raw")
+
+
+# Files
+
+
+def test_saved_feature_is_a_plain_array_with_its_kind_beside_it(tmp_path):
+    feature = np.linspace(0, 1, 63, dtype=np.float32)
+    path = tmp_path / "gesture_feature.npy"
+    save_feature(path, feature, "raw", "call", {"num_images": 3})
+    assert np.array_equal(np.load(path), feature) and np.array_equal(load_feature(path), feature)
+    info = {"kind": "raw", "gesture": "call", "num_images": 3}
+    assert json.loads((tmp_path / "gesture_feature.json").read_text()) == info == load_feature_info(path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gesture_feature.json", "gesture_feature.npy"]
+
+
+def test_feature_without_its_json_or_in_another_shape_loads(tmp_path):
+    np.save(tmp_path / "mean.npy", np.arange(63).reshape(21, 3))
+    feature = load_feature(tmp_path / "mean.npy")
+    assert feature.dtype == np.float32 and np.array_equal(feature, np.arange(63))
+    assert load_feature_info(tmp_path / "mean.npy") == {}
+
+
+class Malicious:
+    """Unpickling this fails the test."""
+
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was loaded",)
+
+
+def write_nan(path):
+    np.save(path, np.where(np.arange(63) == 7, np.nan, 0))
+
+
+def write_cut_off(path):
+    np.save(path, np.zeros(63))
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(("write", "problem"), [
+    (lambda path: None, "No such file"),
+    (lambda path: path.mkdir(), "Is a directory"),
+    (lambda path: path.write_bytes(b""), "no plain .npy array"),
+    (lambda path: path.write_text("0.1 0.2"), "no plain .npy array"),
+    (lambda path: path.write_bytes(b"PK\x03\x04 not a zip"), "no plain .npy array"),
+    (lambda path: np.save(path, np.array([Malicious()] * 63, dtype=object)), "no plain .npy array"),
+    (lambda path: np.savez(open(path, "wb"), np.zeros(63)), "an archive of arrays, expected 63 numbers"),
+    (lambda path: np.save(path, np.zeros((20, 3))), r"float64 of shape \(20, 3\), expected 63 numbers"),
+    (lambda path: np.save(path, np.array(["a"] * 63)), "<U1 of shape .63,., expected 63 numbers"),
+    (write_cut_off, "no plain .npy array"),
+    (write_nan, "NaN or infinite"),
+])
+def test_anything_else_is_refused_in_one_line(tmp_path, write, problem):
+    path = tmp_path / "feature.npy"
+    write(path)
+    with pytest.raises(UserError, match=problem) as error:
+        load_feature(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_reading_a_feature_needs_no_mediapipe(tmp_path):
+    np.save(tmp_path / "feature.npy", np.zeros(63))
+    code = ("import sys; sys.modules['mediapipe'] = sys.modules['cv2'] = None\n"
+            "from utils.gesture_encoder import load_feature\n"
+            f"print(load_feature({str(tmp_path / 'feature.npy')!r}).shape)")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("(63,)\n", "")
