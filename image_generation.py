@@ -162,7 +162,7 @@ def main(args):
     from utils import stable_diffusion
     from utils.fusion import check_sizes, load_fusion
     from utils.gesture_encoder import load_feature
-    from utils.images import contact_sheet, list_images, open_image, save_image
+    from utils.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
 
     device = stable_diffusion.resolve_device(args.device)
     weight_dtype = getattr(torch, WEIGHT_DTYPES[args.mixed_precision])
@@ -234,8 +234,9 @@ def main(args):
     folder = args.img_save_path.resolve()
     grid = folder.with_name(f"{folder.name}_grid.png")
     save_image(contact_sheet(thumbnails, GRID_COLUMNS), grid)
-    if num_others := len(set(list_images(args.img_save_path)) - set(paths)):
-        print(f"{num_others} other images lie in {args.img_save_path}; a metric script would count them too")
+    others = {path for path in folder.glob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES}
+    if others := others - {path.resolve() for path in paths}:
+        print(f"{len(others)} other images lie in {args.img_save_path}; a metric script would count them too")
     print(f"{len(listed)} images in {args.img_save_path}, the first {len(thumbnails)} together in {grid}")
 
 

@@ -211,6 +211,7 @@ def main(args):
     from utils.cli import atomic_path
     from utils.figures import save_loss_curves
     from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
+    from utils.gesture_encoder import load_feature_info
     from utils.interruption import Interruption
     from utils.three_stage import GestureDenoiser
     from utils.validation_samples import ValidationSamples, choose_prompts
@@ -265,7 +266,7 @@ def main(args):
     with atomic_path(run.model) as folder:
         stable_diffusion.save_pipeline(sd, folder)
         save_fusion(folder, fusion, feature, {
-            "gesture": gesture.name, "Lambda": args.Lambda, "feature": args.feature, "seed": args.seed,
+            "gesture": gesture.name, "Lambda": args.Lambda, "feature": load_feature_info(run.feature).get("kind"), "seed": args.seed,
             "base_model": args.pretrained_model_name_or_path, "resolution": resolution,
             "sequence_length": embeds.shape[1], "embed_dim": embeds.shape[2]})
     run.tidy(args.keep_checkpoints)

@@ -56,6 +56,14 @@ def test_the_ring_of_ok_must_be_closed():
     assert not matches_gesture(replace(hand, world_landmarks=points), GESTURES["ok"])
 
 
+def test_a_finger_that_touches_the_thumb_is_not_out():
+    hand = skeleton_hand("four")
+    points = hand.world_landmarks.copy()
+    points[4] = points[8]
+    states = finger_states(points)
+    assert (states["index"], states["little"]) == ("folded", "out")
+
+
 def test_a_gesture_without_a_row_cannot_be_matched():
     with pytest.raises(ValueError, match="no fingers for 'grip'"):
         matches_gesture(skeleton_hand("fist"), GESTURES["grip"])

@@ -94,6 +94,14 @@ def test_canonical_feature_keeps_the_mean_direction():
     assert np.allclose(mean_feature([alone], "canonical").reshape(21, 3), wanted, atol=1e-5)
 
 
+def test_mean_of_opposite_directions_is_no_mirror_image():
+    """Half turns about the three axes: the mean of their matrices is -1/3 of the identity, a reflection."""
+    hand = skeleton_hand("call")
+    hands = [turned(hand, 2 * np.diag(axis) - np.eye(3)) for axis in np.eye(3)]
+    mean = replace(hand, world_landmarks=mean_feature(hands, "canonical").reshape(21, 3))
+    assert np.allclose(canonical_landmarks(mean), canonical_landmarks(hand), atol=1e-5)
+
+
 def test_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="'mean'"):
         mean_feature([skeleton_hand("call")], "mean")

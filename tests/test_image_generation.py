@@ -164,6 +164,12 @@ def test_an_image_depends_on_the_seed_and_its_place_not_on_the_batch_or_the_othe
     assert np.abs(all_at_once[0] - all_at_once[2]).max() > 2  # one prompt, two images
 
 
+def test_names_may_lie_in_a_folder_of_the_list(job, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(f"call/{name}" for name in NAMES), encoding="utf-8")
+    generate(job())
+    assert read_images(tmp_path / "images" / "call").shape == (5, 32, 32, 3)
+
+
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "unipc"])
 def test_other_samplers_resolutions_and_jpeg(job, tmp_path, scheduler):
     generate(job(scheduler=scheduler, resolution=48, format="jpg", guidance_scale=1))

@@ -295,7 +295,7 @@ def test_a_saved_pipeline_opens_in_diffusers_and_here_with_the_same_weights(sd, 
     assert torch.equal(sample(load_stable_diffusion(folder), [0]), sample(sd, [0]))
 
 
-def test_an_interrupted_save_leaves_the_old_pipeline_whole(sd, tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_the_old_pipeline_whole(sd, tmp_path, tmp_path_factory, monkeypatch):
     folder = tmp_path / "model"
     save_pipeline(sd, folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -303,8 +303,9 @@ def test_an_interrupted_save_leaves_the_old_pipeline_whole(sd, tmp_path, monkeyp
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
+    other = load_stable_diffusion(build_tiny_pipeline(tmp_path_factory.mktemp("other") / "pipeline", seed=1))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stable_diffusion.AutoencoderKL, "save_pretrained", interrupt)
-        save_pipeline(sd, folder)
+        patch.setattr(stable_diffusion.UNet2DConditionModel, "save_pretrained", interrupt)
+        save_pipeline(other, folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert list(tmp_path.iterdir()) == [folder]

@@ -8,13 +8,8 @@ the share detected (96.1 %) by less than 0.4 % and the mean error of the landmar
 import contextlib
 import functools
 import math
-import multiprocessing
 import os
-import signal
 import sys
-import threading
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +18,7 @@ from tqdm import tqdm
 
 from utils import images
 from utils.cli import UserError, one_line
+from utils.process_pool import map_in_processes
 
 # Pairs of landmarks joined by a bone: four per finger from the wrist on, then across the knuckles.
 BONES = [(0 if j == 4 * f + 1 else j - 1, j) for f in range(5) for j in range(4 * f + 1, 4 * f + 5)]
@@ -112,49 +108,6 @@ def _detect_chunk(paths, max_num_hands, min_confidence):
     return results
 
 
-def _exit_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _watch_parent():
-    """So that no process of the pool outlives a parent that was killed."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-@contextlib.contextmanager
-def _ignore_interrupt():
-    """Processes started inside never see Ctrl-C, which reaches all of them: the parent alone handles it."""
-    if threading.current_thread() is not threading.main_thread():  # no other may set signal handlers
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
-@contextlib.contextmanager
-def _map_in_pool(function, chunks, num_workers):
-    """Yields an iterator over function(chunk) of every chunk, in order, computed by spawned processes."""
-    others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=_watch_parent)
-    try:
-        with _ignore_interrupt():
-            pool.submit(int)  # starts the processes
-        yield pool.map(function, chunks)
-    except BrokenProcessPool as error:
-        raise UserError("a process of the hand detection died, most often for lack of memory; "
-                        "use fewer workers") from error
-    except BaseException:  # nobody wants to wait for the chunks that are under way
-        for process in set(multiprocessing.active_children()).difference(others):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def choose_num_workers(num_images):
     """One process per core, but no more than have enough images to be worth their start."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -180,7 +133,7 @@ def detect_folder(paths, num_workers=None, max_num_hands=1, min_confidence=0.5, 
         if num_workers == 1:
             computed = map(detect, chunks)
         else:
-            computed = stack.enter_context(_map_in_pool(detect, chunks, num_workers))
+            computed = stack.enter_context(map_in_processes(detect, chunks, num_workers))
         bar = stack.enter_context(tqdm(total=len(paths), desc=progress, unit="image"))
         for chunk, results in zip(chunks, computed, strict=True):
             for path, result in zip(chunk, results, strict=True):

@@ -288,9 +288,9 @@ def sample_images(sd, sampler, prompt_embeds, negative_embeds, generators, heigh
     latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
     latents = latents * sampler.init_noise_sigma
     guided = guidance_scale != 1
-    if guided:
-        prompt_embeds = torch.cat([negative_embeds.expand_as(prompt_embeds), prompt_embeds])
     prompt_embeds = prompt_embeds.to(device, sd.unet.dtype)
+    if guided:
+        prompt_embeds = torch.cat([negative_embeds.to(prompt_embeds).expand_as(prompt_embeds), prompt_embeds])
 
     sampler.set_timesteps(num_inference_steps, device=device)
     for timestep in tqdm(sampler.timesteps, desc="denoising", unit="step", leave=False, delay=5):

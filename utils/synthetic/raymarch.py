@@ -19,7 +19,7 @@ SURFACE = 2e-3
 
 @dataclass(frozen=True)
 class View:
-    """Where the hand is in the picture: rotation (3, 3), size and place in units of half the picture, mirrored or not."""
+    """Where the hand is in the picture: rotation (3, 3), size and place in units of half the picture, mirrored."""
 
     rotation: np.ndarray
     scale: float

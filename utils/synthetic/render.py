@@ -9,12 +9,11 @@ anatomy). The same flags give the same bytes, whatever the number of processes.
 
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 from utils import cli
 from utils.gestures import GESTURES
+from utils.process_pool import map_in_processes
 from utils.synthetic.hand import MALFORMATIONS, POSES
 
 SPLITS = ("train", "test")
@@ -33,7 +32,7 @@ def parse_args(argv=None):
         default=0.0,
         help="share of hands with a missing, extra, fused or wrongly bent finger, 0 to 1",
     )
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of all data sets")
+    parser.add_argument("--data_dir", type=cli.path_name, default=Path("data"), help="folder of all data sets")
     parser.add_argument("--num_workers", type=cli.positive_int, default=os.cpu_count(), help="processes")
     parser.add_argument("--overwrite", action="store_true", help="render again, in place of what is there")
     parser.add_argument("--seed", type=cli.nonnegative_int, default=0, help="start of every random draw")
@@ -81,22 +80,11 @@ def render_scenes(gesture, count, resolution, seed, stream=(), malformed=0.0, nu
     from tqdm import tqdm
 
     jobs = [(gesture, resolution, malformed, seed, stream, i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # one thread per process
-    before = {name: os.environ.get(name) for name in threads}
-    os.environ.update(threads)
-    try:
-        workers = min(num_workers or os.cpu_count(), max(len(jobs), 1))
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            with tqdm(total=count, desc=desc, unit="image") as progress:
-                for scenes in pool.map(render_chunk, jobs):
-                    progress.update(len(scenes))
-                    yield from scenes
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with map_in_processes(render_chunk, jobs, min(num_workers or os.cpu_count(), len(jobs))) as computed:
+        with tqdm(total=count, desc=desc, unit="image") as progress:
+            for scenes in computed:
+                progress.update(len(scenes))
+                yield from scenes
 
 
 def render_split(args, split, count, settings):

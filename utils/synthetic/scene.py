@@ -36,7 +36,7 @@ LARGEST_SHARE = 0.88  # of the picture's side, for the whole hand
 
 @dataclass
 class Scene:
-    """A rendered picture and its truth. `landmarks` (21, 2) and `box` (x, y, w, h) are image-relative, origin top left."""
+    """A rendered picture and its truth. `landmarks` (21, 2) and `box` (x, y, w, h) are relative to the image."""
 
     image: Image.Image
     caption: str
