@@ -208,7 +208,6 @@ def main(args):
     from accelerate import Accelerator
 
     from utils import stable_diffusion, training_set
-    from utils.cli import atomic_path
     from utils.figures import save_loss_curves
     from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
     from utils.gesture_encoder import load_feature_info
@@ -263,11 +262,12 @@ def main(args):
     losses = {name: values.tolist() for name, values in losses.items()}
     run.write_losses(losses)
     save_loss_curves(run.loss_curves, losses)
-    with atomic_path(run.model) as folder:
+    with cli.atomic_path(run.model) as folder:
         stable_diffusion.save_pipeline(sd, folder)
         save_fusion(folder, fusion, feature, {
-            "gesture": gesture.name, "Lambda": args.Lambda, "feature": load_feature_info(run.feature).get("kind"), "seed": args.seed,
-            "base_model": args.pretrained_model_name_or_path, "resolution": resolution,
+            "gesture": gesture.name, "Lambda": args.Lambda, "seed": args.seed, "resolution": resolution,
+            "feature": load_feature_info(run.feature).get("kind"),
+            "base_model": args.pretrained_model_name_or_path,
             "sequence_length": embeds.shape[1], "embed_dim": embeds.shape[2]})
     run.tidy(args.keep_checkpoints)
     run.log(f"finished: the model is in {run.model}, before and after in {run.samples}")

@@ -231,9 +231,11 @@ def test_other_settings_are_refused_with_what_differs_unless_overwritten(job, mo
     assert np.array_equal(read_images(tmp_path / "images"), read_images(tmp_path / "new"))
 
 
-def test_a_model_trained_again_at_the_same_path_is_noticed(job, model, tmp_path):
+def test_another_feature_and_a_model_trained_again_at_the_same_path_are_noticed(job, model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
     generate(job(ckpt=folder, num_images=1))
+    save_feature(tmp_path / "other.npy", -FEATURE.numpy(), "canonical", "call", {})
+    assert "feature_sha256" in refusal(job(ckpt=folder, feature_npy_path=tmp_path / "other.npy"))
     save_fusion(folder, TrainedFusion(32), FEATURE, SIZES)
     assert "weights_sha256" in refusal(job(ckpt=folder))
 

@@ -1,9 +1,7 @@
 """The few images drawn before and after training, and the picture that shows both."""
 
-from PIL import Image
-
 from utils.images import contact_sheet, open_image, read_lines, save_image
-from utils.stable_diffusion import build_sampler, image_generator, sample_images
+from utils.stable_diffusion import build_sampler, image_generator, sample_images, to_pil
 
 DRAWN_AT_ONCE = 4
 NUM_INFERENCE_STEPS, GUIDANCE_SCALE = 45, 3.0  # as published
@@ -50,9 +48,8 @@ class ValidationSamples:
                 negative_embeds, generators, self.resolution, self.resolution, NUM_INFERENCE_STEPS,
                 GUIDANCE_SCALE, self.weight_dtype,
             )
-            arrays = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-            for i, array in zip(chunk, arrays, strict=True):
-                save_image(Image.fromarray(array), paths[i])
+            for i, image in zip(chunk, to_pil(images), strict=True):
+                save_image(image, paths[i])
         self.sd.vae.to("cpu")
 
     def save_sheet(self, path, names):

@@ -16,6 +16,7 @@ from pathlib import Path
 from utils import cli
 
 STAGES = ("images", "vae", "decoder", "diffusion")
+NOT_RECORDED = ("stage", "debug", "work_dir", "output_dir")  # in training.json
 STREAM = (99,)  # of the renderer; data sets of gestures use others
 SAMPLE_PROMPTS = [
     f"a photo of a {skin} {side} hand{sleeve} in front of a {background} background"
@@ -46,7 +47,7 @@ def parse_args(argv=None):
     parser.add_argument("--malformed", type=cli.unit_interval, default=0.45, help="share of malformed hands, 0 to 1")
     parser.add_argument("--vae_steps", type=cli.positive_int, default=2600, help="updates of the autoencoder")
     parser.add_argument("--decoder_steps", type=cli.positive_int, default=3000, help="updates of the decoder alone")
-    parser.add_argument("--diffusion_steps", type=cli.positive_int, default=6000, help="updates of the U-Net")
+    parser.add_argument("--diffusion_steps", type=cli.positive_int, default=5000, help="updates of the U-Net")
     parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="latents per update of the U-Net")
     parser.add_argument("--learning_rate", type=cli.positive_float, default=5e-4, help="peak rate of the U-Net")
     parser.add_argument("--num_threads", type=cli.positive_int, default=os.cpu_count(), help="threads of torch")
@@ -183,10 +184,13 @@ def save_pipeline(args):
     history = {stage: cli.read_json(args.work_dir / f"{stage}.json") for stage in STAGES[1:]}
     with cli.atomic_path(args.output_dir) as folder:
         pipeline.to(dtype=torch.float16).save_pretrained(folder)
+        # transformers would load the text encoder as fp16 and diffusers the rest as fp32
+        config = folder / "text_encoder" / "config.json"
+        cli.write_json(config, {**cli.read_json(config), "dtype": "float32"})
         cli.write_json(
             folder / "training.json",
             {
-                "settings": {name: value for name, value in vars(args).items() if name not in ("stage", "debug")},
+                "settings": {name: value for name, value in vars(args).items() if name not in NOT_RECORDED},
                 "stages": {
                     name: {"minutes": round(stage["minutes"], 1), "last_losses": stage["losses"][-1]}
                     for name, stage in history.items()
