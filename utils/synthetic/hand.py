@@ -46,7 +46,7 @@ SPREAD_FAN = {"index": 13.0, "middle": 2.0, "ring": -9.0, "little": -22.0}
 FLEXION = {
     "out": (4.0, 5.0, 4.0),
     "half": (38.0, 48.0, 28.0),
-    "folded": (84.0, 105.0, 60.0),
+    "folded": (98.0, 108.0, 70.0),
     "hold": (62.0, 82.0, 40.0),
 }
 
@@ -74,13 +74,13 @@ class Pose:
 
 OUT, FOLDED, TOUCH = "out", "folded", "touch"
 POSES = {
-    "call": Pose((FOLDED, FOLDED, FOLDED, OUT), "side", 1.0, roll=12),
-    "dislike": Pose((FOLDED, FOLDED, FOLDED, FOLDED), "out", roll=-120, yaw=6),
+    "call": Pose((FOLDED, FOLDED, FOLDED, OUT), "side", 1.0, roll=12, pitch=8),
+    "dislike": Pose((FOLDED, FOLDED, FOLDED, FOLDED), "out", roll=-105, yaw=6),
     "fist": Pose((FOLDED, FOLDED, FOLDED, FOLDED), "over"),
     "four": Pose((OUT, OUT, OUT, OUT), "across", 0.85),
-    "like": Pose((FOLDED, FOLDED, FOLDED, FOLDED), "out", roll=60, yaw=6),
+    "like": Pose((FOLDED, FOLDED, FOLDED, FOLDED), "out", roll=75, yaw=6),
     "mute": Pose((OUT, FOLDED, FOLDED, FOLDED), "over", yaw=18),
-    "ok": Pose((TOUCH, OUT, OUT, OUT), TOUCH, 0.9, yaw=-4),
+    "ok": Pose((TOUCH, OUT, OUT, OUT), TOUCH, 0.9, yaw=8),
     "one": Pose((OUT, FOLDED, FOLDED, FOLDED), "over"),
     "palm": Pose((OUT, OUT, OUT, OUT), "out", 1.0),
     "peace": Pose((OUT, OUT, FOLDED, FOLDED), "over", 1.35),

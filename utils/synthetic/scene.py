@@ -30,7 +30,7 @@ COLORS = {
 }
 CONTRAST = 60  # least difference of skin and background in one channel, 8-bit
 SUPERSAMPLING = 2
-PALM_SHARE = (0.26, 0.36)  # wrist to middle knuckle, as a share of the picture's side
+PALM_SHARE = (0.28, 0.38)  # wrist to middle knuckle, as a share of the picture's side
 LARGEST_SHARE = 0.88  # of the picture's side, for the whole hand
 
 
