@@ -15,7 +15,7 @@ LAMBDA = 0.7
 MU = 0.7
 STEPS = 20
 SEED = 0
-TRAIN_FLAGS = --batch_size 32 --finetune_steps 40 --finetune_lr 2e-4 --checkpointing_steps 50 --num_validation_images 8
+TRAIN_FLAGS = --batch_size 32 --finetune_steps 120 --finetune_lr 8e-4 --checkpointing_steps 100 --num_validation_images 8
 
 DATA = data/$(GESTURE)
 OUTPUT = outputs/$(GESTURE)
