@@ -45,8 +45,8 @@ def detail_loss(output, target):
 def start_near_identity(vae):
     """Let an untrained autoencoder begin as a blurry copy of its input, with little noise in its latents.
 
-    The convolutions of the trunk pass the first channels through and the residual branches start at zero. From the
-    default initialisation the same network first learns brightness and takes some ten times longer to see colours.
+    The convolutions of the trunk pass the first channels through and the residual branches start at zero. Without
+    it the network learns brightness first and colours much later (docs/design.md has the figures).
     """
     trunk = [vae.encoder.conv_in, vae.encoder.conv_out, vae.quant_conv]
     trunk += [vae.post_quant_conv, vae.decoder.conv_in, vae.decoder.conv_out]
