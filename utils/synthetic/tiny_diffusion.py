@@ -60,7 +60,7 @@ def train_diffusion(
 ):
     """Train `model`, a ModuleDict of text_encoder and unet, on latents (2, N, 4, h, w).
 
-    `captions[k][i]` belongs to `latents[k, i]`. `log(step, ema, loss=…)` is called every 50 steps.
+    `captions[k][i]` belongs to `latents[k, i]`. `log(step, loss=…)` is called every 50 steps.
     Returns the exponential moving average of the model.
     """
     model.train()
@@ -95,6 +95,6 @@ def train_diffusion(
         if is_logged(step, steps):
             mean = sum(recent) / len(recent)
             recent.clear()
-            log(step + 1, ema, loss=mean)
+            log(step + 1, loss=mean)
             progress.set_postfix(loss=f"{mean:.4f}")
     return ema

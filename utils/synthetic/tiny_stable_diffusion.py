@@ -111,20 +111,11 @@ def train_stage(args, stage):
     rng = np.random.default_rng([args.seed, STAGES.index(stage)])
     weight_dtype = torch.bfloat16 if args.mixed_precision == "bf16" else torch.float32
     images, captions, vae = load_work(args)
-    path = args.work_dir / f"{stage}.safetensors"
     history, start = [], time.time()
 
-    def save(tensors):
-        with cli.atomic_path(path if finished else path.with_suffix(".partial")) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        cli.write_json(args.work_dir / f"{stage}.json", {"minutes": (time.time() - start) / 60, "losses": history})
-
-    def log(step, model, **losses):
+    def log(step, **losses):
         history.append({"step": step, **losses})
-        if step and step % 300 == 0:
-            save(model.state_dict())
 
-    finished = False
     if stage == "vae":
         tiny_vae.train_vae(vae, images, args.vae_steps, 12, 1e-3, rng, weight_dtype, log)
         latents = tiny_diffusion.encode_dataset(vae, images[:1000], weight_dtype)
@@ -153,8 +144,9 @@ def train_stage(args, stage):
             weight_dtype,
             log,
         )
-    finished = True
-    save(model.state_dict())
+    cli.write_json(args.work_dir / f"{stage}.json", {"minutes": (time.time() - start) / 60, "losses": history})
+    with cli.atomic_path(args.work_dir / f"{stage}.safetensors") as path:  # last: it says that the stage is done
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
 
 
 def save_pipeline(args):

@@ -111,7 +111,7 @@ def is_logged(step, steps):
 
 
 def train_vae(vae, images, steps, batch_size, learning_rate, rng, weight_dtype, log):
-    """Train encoder and decoder on crops. `log(step, vae, **losses)` is called every 50 steps."""
+    """Train encoder and decoder on crops. `log(step, **losses)` is called every 50 steps."""
     start_near_identity(vae)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     vae.train().to(memory_format=torch.channels_last)
@@ -130,7 +130,7 @@ def train_vae(vae, images, steps, batch_size, learning_rate, rng, weight_dtype, 
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         if is_logged(step, steps):
-            log(step + 1, vae, reconstruction=reconstruction.item(), kl=kl.item())
+            log(step + 1, reconstruction=reconstruction.item(), kl=kl.item())
             progress.set_postfix(loss=f"{loss.item():.4f}")
 
 
@@ -170,5 +170,5 @@ def train_decoder(vae, images, steps, batch_size, learning_rate, rng, weight_dty
         judge_loss.backward()
         judge_optimizer.step()
         if is_logged(step, steps):
-            log(step + 1, vae, reconstruction=reconstruction.item(), judge=judge_loss.item())
+            log(step + 1, reconstruction=reconstruction.item(), judge=judge_loss.item())
             progress.set_postfix(loss=f"{loss.item():.4f}", judge=f"{judge_loss.item():.3f}")
