@@ -5,7 +5,8 @@ python train.py --gesture call --Lambda 0.7
 Stage I measures the mean hand of the images (MediaPipe), Stage II optimises one text embedding per image
 through the frozen U-Net, Stage III fine-tunes the U-Net on them. The same command continues a run.
 
-Reads  <data_dir>/<gesture>/train: images/, <captioner>_filenames.txt, <captioner>_enriched.txt
+Reads  <data_dir>/<gesture>/train: images/, <captioner>_filenames.txt, <captioner>_enriched.txt and, if there,
+       annotations.json, which tells Stage I where the gesturing hand is
 Writes <output_dir>/<gesture>: model/ (StableDiffusionPipeline.from_pretrained opens it),
        gesture_feature.npy, samples/before_after.png, losses.jsonl, losses.png, config.json, train.log;
        checkpoints/ until it is done
@@ -96,7 +97,7 @@ def list_settings(args, paths, captions):
     return settings
 
 
-def measure_gesture(run, args, gesture, paths, is_resumed):
+def measure_gesture(run, args, gesture, paths, boxes, is_resumed):
     """Stage I: (63,), from the images unless --feature_npy_path is given or the run has it already."""
     from utils.gesture_encoder import encode_gesture, load_feature, load_feature_info, save_feature
 
@@ -106,8 +107,8 @@ def measure_gesture(run, args, gesture, paths, is_resumed):
         feature, counts = load_feature(args.feature_npy_path), {"read_from": args.feature_npy_path}
         kind = load_feature_info(args.feature_npy_path).get("kind")
     else:
-        shown, kind = gesture if gesture.fingers else None, args.feature
-        feature, counts = encode_gesture(paths, kind, shown, args.num_workers)
+        kind = args.feature
+        feature, counts = encode_gesture(paths, kind, gesture, args.num_workers, boxes)
     save_feature(run.feature, feature, kind, gesture.name, counts)
     run.log("Stage I: " + ", ".join(f"{name} {value}" for name, value in counts.items()))
     return feature
@@ -186,11 +187,13 @@ def train(run, args, settings, accelerator, denoiser, data, interruption):
 
 def main(args):
     # Check the lists and the run's folder.
+    from utils.annotations import read_gesturing_boxes
     from utils.gestures import get_gesture
     from utils.run_folder import RunFolder
 
     gesture = get_gesture(args.gesture)
     paths, captions = read_training_list(args)
+    boxes = read_gesturing_boxes(args.data_dir / gesture.name / "train" / "annotations.json", gesture.name)
     settings = list_settings(args, paths, captions)
     run = RunFolder(args.output_dir / gesture.name)
     if not args.overwrite:
@@ -208,6 +211,7 @@ def main(args):
     from accelerate import Accelerator
 
     from utils import stable_diffusion, training_set
+    from utils.device import resolve_device
     from utils.figures import save_loss_curves
     from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
     from utils.gesture_encoder import load_feature_info
@@ -215,7 +219,7 @@ def main(args):
     from utils.three_stage import GestureDenoiser
     from utils.validation_samples import ValidationSamples, choose_prompts
 
-    device = stable_diffusion.resolve_device(args.device)
+    device = resolve_device(args.device)
     precision, weight_dtype = train_settings.choose_precision(args.mixed_precision, device)
     sd = stable_diffusion.load_stable_diffusion(args.pretrained_model_name_or_path)
     resolution = training_set.choose_resolution(sd, args.resolution)
@@ -227,7 +231,7 @@ def main(args):
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
 
     # Stage I, and what else is computed once.
-    feature = torch.from_numpy(measure_gesture(run, args, gesture, paths, is_resumed)).to(device)
+    feature = torch.from_numpy(measure_gesture(run, args, gesture, paths, boxes, is_resumed)).to(device)
     moments, used = training_set.encode_images(sd, paths, resolution, device, run.log)
     captions = [captions[i] for i in used]
     prompts = choose_prompts(args, captions)

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.rendered_hands import add_useless_files, clear_pair, random_rotation, render_folder, skeleton_hand
+from tests.rendered_hands import (
+    add_useless_files,
+    clear_image,
+    clear_pair,
+    random_rotation,
+    render_folder,
+    skeleton_hand,
+)
 from utils.cli import UserError
 from utils.finger_states import finger_states
 from utils.gesture_encoder import (
@@ -26,6 +33,7 @@ from utils.gestures import GESTURES
 from utils.images import list_images
 
 ROOT = Path(__file__).resolve().parent.parent
+LEFT, RIGHT = [0, 0, 0.5, 1], [0.5, 0, 0.5, 1]  # halves of a picture, as annotated boxes
 BONES = np.array([(0 if j % 4 == 1 else j - 1, j) for j in range(1, 21)])
 
 
@@ -138,12 +146,64 @@ def test_canonical_feature_of_a_folder_is_a_hand_that_shows_the_gesture(folder):
     assert counts["num_used"] >= 4
 
 
-def test_of_two_hands_the_gesturing_one_is_measured(tmp_path):
-    clear_pair("palm", "four").save(tmp_path / "pair.png")
-    for name in ("palm", "four"):
-        feature, counts = encode_gesture([tmp_path / "pair.png"], "canonical", GESTURES[name])
-        states = finger_states(feature.reshape(21, 3))
-        assert states["thumb"] == ("out" if name == "palm" else "folded") and counts["num_used"] == 1
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A picture of two hands: palm on the left, four on the right."""
+    path = tmp_path_factory.mktemp("pairs") / "pair.png"
+    clear_pair("palm", "four").save(path)
+    return path
+
+
+def encode_pair(pair, gesture, boxes):
+    """(number of fingers that are out, counts) of the hand measured when `boxes` are annotated."""
+    annotations = {"pair": boxes, "another": [RIGHT]}
+    feature, counts = encode_gesture([pair], "canonical", GESTURES[gesture], annotations=annotations)
+    return list(finger_states(feature.reshape(21, 3)).values()).count("out"), counts
+
+
+def test_of_two_hands_the_gesturing_one_is_measured(pair):
+    for gesture, num_out in (("palm", 5), ("four", 4)):
+        for boxes in (None, []):
+            found, counts = encode_pair(pair, gesture, boxes)
+            assert found == num_out and (counts["num_used"], counts["num_by_annotation"]) == (1, 0)
+
+
+def test_the_annotated_hand_is_measured_whatever_its_fingers(pair):
+    for boxes, num_out in (([LEFT], 5), ([RIGHT], 4), ([[0.9, 0.9, 0.1, 0.1], RIGHT], 4)):
+        found, counts = encode_pair(pair, "palm", boxes)
+        assert found == num_out
+        assert (counts["num_used"], counts["num_by_annotation"], counts["num_elsewhere"]) == (1, 1, 0)
+
+
+def test_an_idle_hand_is_not_measured_in_place_of_a_missed_one(tmp_path):
+    paths = [tmp_path / "call.png", tmp_path / "idle.png"]
+    clear_image("call").save(paths[0])
+    idle = Image.new("RGB", (256, 128), "grey")
+    idle.paste(clear_image("palm"), (0, 0))
+    idle.save(paths[1])
+    alone, _ = encode_gesture(paths[:1], "canonical", GESTURES["call"])
+    feature, counts = encode_gesture(paths, "canonical", GESTURES["call"], annotations={"idle": [RIGHT]})
+    assert np.array_equal(feature, alone)
+    assert counts == {"num_images": 2, "num_used": 1, "num_without_hand": 0, "num_unreadable": 0,
+                      "num_by_annotation": 0, "num_elsewhere": 1}
+    with pytest.raises(UserError, match=r"no hand in 1 images.* in the annotated place \(1 have one elsewhere\)"):
+        encode_gesture(paths[1:], "canonical", GESTURES["call"], annotations={"idle": [RIGHT]})
+
+
+def test_the_published_feature_disregards_annotations(folder):
+    paths = list_images(folder)
+    annotations = {path.stem: [[0.0, 0.0, 0.01, 0.01]] for path in paths}
+    plain, annotated = (encode_gesture(paths, "raw", annotations=boxes) for boxes in (None, annotations))
+    assert np.array_equal(plain[0], annotated[0]) and plain[1] == annotated[1]
+
+
+def test_single_rendered_hands_are_measured_alike_with_their_annotations(tmp_path):
+    scenes = render_folder(tmp_path, "call", 5)
+    boxes = {f"call_{index}": [list(scene.box)] for index, scene in enumerate(scenes)}
+    plain, annotated = (encode_gesture(list_images(tmp_path), "canonical", GESTURES["call"], annotations=annotations)
+                        for annotations in (None, boxes))
+    assert np.array_equal(plain[0], annotated[0])
+    assert annotated[1] == {**plain[1], "num_by_annotation": plain[1]["num_used"]}
 
 
 def test_gesture_without_a_row_of_fingers_can_be_encoded(folder):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny_models import build_tiny_pipeline
 from utils import stable_diffusion
 from utils.cli import UserError
+from utils.device import resolve_device
 from utils.stable_diffusion import (
     SAMPLERS,
     build_sampler,
@@ -20,7 +21,6 @@ from utils.stable_diffusion import (
     image_generator,
     image_latent_moments,
     load_stable_diffusion,
-    resolve_device,
     sample_images,
     sample_latents,
     save_pipeline,

@@ -16,6 +16,7 @@ from utils.finger_states import MIDDLE_KNUCKLE, WRIST, matches_gesture, palm_axe
 FEATURE_KINDS = ("canonical", "raw")
 FEATURE_SIZE = 63  # 21 landmarks x (x, y, z)
 MAX_BYTES = 1 << 16  # a feature takes 380 bytes; a checkpoint given by mistake is not read whole
+LEAST_OVERLAP = 0.1  # intersection over union; of 424 rendered hands, the least was 0.25 and the median 0.60
 
 
 def _normalize_hand(hand):
@@ -59,32 +60,60 @@ def mean_feature(hands, kind):
     return mean.astype(np.float32).reshape(FEATURE_SIZE)
 
 
-def _pick_hand(hands, gesture):
-    """The hand that shows the gesture, else the one MediaPipe found first."""
+def _overlap(hand, box):
+    """Intersection over union of the box around a Hand's landmarks and an annotated [x, y, width, height]."""
+    (x0, y0, x1, y1), (left, top, width, height) = hand.box, box
+    shared = max(0.0, min(x1, left + width) - max(x0, left)) * max(0.0, min(y1, top + height) - max(y0, top))
+    union = (x1 - x0) * (y1 - y0) + width * height - shared
+    return shared / union if union > 0 else 0.0
+
+
+def _pick_hand(hands, gesture, boxes):
+    """The hand in the annotated boxes (None if there is none); without any, the one that shows the gesture.
+
+    If none of them shows it, the one MediaPipe found first.
+    """
+    if boxes:
+        overlaps = [max(_overlap(hand, box) for box in boxes) for hand in hands]
+        best = int(np.argmax(overlaps))
+        return hands[best] if overlaps[best] >= LEAST_OVERLAP else None
     known = gesture is not None and gesture.fingers is not None
     return next((hand for hand in hands if known and matches_gesture(hand, gesture)), hands[0])
 
 
-def encode_gesture(paths, kind="canonical", gesture=None, num_workers=None):
+def encode_gesture(paths, kind="canonical", gesture=None, num_workers=None, annotations=None):
     """Gesture feature of many images: ((63,) float32, counts).
 
-    `raw` takes one hand per image, static mode, confidence 0.5, as published. `canonical` looks for two and
-    takes the one that shows `gesture` (a Gesture) if there is one, else the first.
-    counts: num_images, num_used, num_without_hand, num_unreadable. UserError when no image has a hand.
+    `raw` takes one hand per image, static mode, confidence 0.5, as published, whatever is annotated. `canonical`
+    looks for two hands. Where `annotations` ({image stem: boxes of the gesturing hands, [x, y, width, height] relative
+    to the image}) say where the gesture is, the hand there is taken, and an idle hand elsewhere never. In other
+    images it is the hand that shows `gesture` (a Gesture), if there is one, else the first. Annotated landmarks
+    do not stand in for hands that MediaPipe misses: they are 2-D, and the feature needs the third dimension.
+    counts: num_images, num_used, num_without_hand, num_unreadable, for `canonical` also num_by_annotation (of
+    num_used) and num_elsewhere (images left out for having hands only where none gestures). UserError when no
+    image has a hand.
     """
     from utils.hands import detect_folder  # here, because mediapipe is not needed to read a feature
 
     records = detect_folder(paths, num_workers, max_num_hands=1 if kind == "raw" else 2,
                             progress=f"Stage I, {kind} landmarks")
-    picked = [_pick_hand(hands, None if kind == "raw" else gesture) for _, hands in records if hands]
-    counts = {"num_images": len(records), "num_used": len(picked),
+    annotations = {} if annotations is None or kind == "raw" else annotations
+    boxes = [annotations.get(Path(path).stem) for path, _ in records]
+    picked = [_pick_hand(hands, None if kind == "raw" else gesture, there) if hands else None
+              for (_, hands), there in zip(records, boxes, strict=True)]
+    used = [hand for hand in picked if hand is not None]
+    counts = {"num_images": len(records), "num_used": len(used),
               "num_without_hand": sum(hands == [] for _, hands in records),
               "num_unreadable": sum(hands is None for _, hands in records)}
-    if not picked:
+    if kind != "raw":
+        counts["num_by_annotation"] = sum(bool(there) for hand, there in zip(picked, boxes, strict=True) if hand)
+        counts["num_elsewhere"] = sum(bool(hands) for _, hands in records) - len(used)
+    if not used:
         where = f", the first of them {records[0][0]}" if records else ""
-        raise UserError(f"Stage I found no hand in {len(records)} images{where}; check that they show hands, "
+        place = f" in the annotated place ({counts['num_elsewhere']} have one elsewhere)" if any(boxes) else ""
+        raise UserError(f"Stage I found no hand in {len(records)} images{where}{place}; check that they show hands, "
                         "or give a saved feature with --feature_npy_path")
-    return mean_feature(picked, kind), counts
+    return mean_feature(used, kind), counts
 
 
 def save_feature(path, feature, kind, gesture, counts):

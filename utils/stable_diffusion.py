@@ -4,10 +4,8 @@ No other module imports diffusers.
 """
 
 import hashlib
-import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import (
@@ -20,14 +18,14 @@ from diffusers import (
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from utils.cli import UserError, atomic_path, read_json
+from utils.cli import UserError, atomic_path, first_line, read_json
+from utils.hub import fetch_folder, load_model, load_part
 
 # part -> (class named in model_index.json, config file, weights file)
 PARTS = {
@@ -37,6 +35,7 @@ PARTS = {
     "unet": ("UNet2DConditionModel", "config.json", "diffusion_pytorch_model.safetensors"),
     "scheduler": (None, "scheduler_config.json", None),
 }
+WANTED = "a Stable Diffusion folder", ", or run `make demo`, which works offline"
 # What StableDiffusionPipeline sets on every scheduler, also where an old config says otherwise.
 SCHEDULER_FIXES = {"clip_sample": False, "steps_offset": 1}
 SAMPLERS = {
@@ -86,9 +85,11 @@ def load_stable_diffusion(name_or_path):
     transformers_logging.disable_progress_bar()
 
     # Configs first: another architecture is refused before gigabytes are downloaded.
-    folder = fetch_folder(name, [f"{part}/*.{kind}" for part in PARTS for kind in ("json", "txt")])
+    configs = [f"{part}/*.{kind}" for part in PARTS for kind in ("json", "txt")]
+    folder = fetch_folder(name, ["model_index.json", *configs], *WANTED)
     check_architecture(name, folder)
-    folder = fetch_folder(name, [f"{part}/{weights}" for part, (_, _, weights) in PARTS.items() if weights])
+    weight_files = [f"{part}/{weights}" for part, (_, _, weights) in PARTS.items() if weights]
+    folder = fetch_folder(name, ["model_index.json", *weight_files], *WANTED)
     for part, (_, _, weights) in PARTS.items():
         if weights and not (folder / part / weights).is_file():
             raise UserError(f"{name}: {part}/{weights} is missing (pickled weights are never loaded); "
@@ -96,26 +97,12 @@ def load_stable_diffusion(name_or_path):
 
     return StableDiffusion(
         tokenizer=load_part(name, "tokenizer", lambda: CLIPTokenizer.from_pretrained(folder / "tokenizer")),
-        text_encoder=load_model(name, folder, "text_encoder", CLIPTextModel),
-        vae=load_model(name, folder, "vae", AutoencoderKL),
-        unet=load_model(name, folder, "unet", UNet2DConditionModel),
+        text_encoder=load_network(name, folder, "text_encoder", CLIPTextModel),
+        vae=load_network(name, folder, "vae", AutoencoderKL),
+        unet=load_network(name, folder, "unet", UNet2DConditionModel),
         noise_scheduler=load_part(name, "scheduler", lambda: load_noise_scheduler(folder / "scheduler")),
         name=name,
     )
-
-
-def fetch_folder(name, patterns):
-    """The local folder of a pipeline; files of a hub id that match `patterns` are downloaded first."""
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-        raise UserError(f"{name}: no such folder; give a Stable Diffusion folder or a hub id")
-    try:
-        return Path(snapshot_download(name, allow_patterns=["model_index.json", *patterns]))
-    except Exception as error:  # the hub client raises a dozen unrelated types
-        raise UserError(f"{name}: not a local folder, and the Hugging Face hub did not give it "
-                        f"({first_line(error)}); give the path of a Stable Diffusion folder instead, "
-                        "or run `make demo`, which works offline") from error
 
 
 def check_architecture(name, folder):
@@ -142,32 +129,14 @@ def check_architecture(name, folder):
         raise UserError(f"{name}: the text encoder writes {made} values per token, the U-Net reads {read}")
 
 
-def load_part(name, part, load):
-    """Call `load`, turning what a damaged or mismatched file raises into one line."""
-    try:
-        return load()
-    except (SafetensorError, OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
-        raise UserError(f"{name}: the {part} does not load ({first_line(error)}); fetch it again") from error
-
-
-def load_model(name, folder, part, model_class):
-    """One network in fp32 with every weight present; UserError names the part otherwise."""
-    options = {"use_safetensors": True, "output_loading_info": True, "dtype": torch.float32}
-    model, info = load_part(name, part, lambda: model_class.from_pretrained(folder / part, **options))
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(f"{name}: the {part} lacks {len(missing)} weights ({missing[0]} …); fetch it again")
-    return model.eval()
+def load_network(name, folder, part, model_class):
+    """One network in fp32, from safetensors only."""
+    return load_model(name, folder / part, part, model_class, torch.float32, use_safetensors=True)
 
 
 def load_noise_scheduler(folder):
     """The DDPM noise schedule of training, with the prediction type, from whichever scheduler was saved."""
     return DDPMScheduler.from_config(DDPMScheduler.load_config(folder), **SCHEDULER_FIXES)
-
-
-def first_line(error):
-    """The first line of an exception's text, cut to a readable length."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
 
 
 def save_pipeline(sd, folder):
@@ -188,18 +157,6 @@ def save_pipeline(sd, folder):
             pipeline.save_pretrained(temporary, safe_serialization=True)
     except SafetensorError as error:  # a full disk, too
         raise UserError(f"{folder}: cannot be written ({first_line(error)})") from error
-
-
-def resolve_device(name):
-    """torch.device of a --device value; "auto" is CUDA where there is one. UserError if it cannot be used."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name}: not usable here ({first_line(error)}); try cpu") from error
-    return device
 
 
 def check_resolution(sd, resolution=None):

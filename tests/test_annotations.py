@@ -1,0 +1,174 @@
+"""HaGRID's JSON files: every release is read, and whatever is wrong with one costs one line."""
+
+import copy
+import json
+import random
+
+import pytest
+
+from utils.annotations import gesturing_boxes, gesturing_first, read_annotations, read_gesture, read_gesturing_boxes
+from utils.cli import UserError
+
+HAND = [[round(0.1 + 0.01 * i, 2), 0.5] for i in range(21)]
+IDLE, GESTURING = [0.02, 0.8, 0.1, 0.1], [0.6, 0.2, 0.1, 0.2]
+V1 = {"bboxes": [IDLE, GESTURING], "labels": ["no_gesture", "call"], "leading_hand": "left", "leading_conf": 1.0,
+      "user_id": "bb138d5d"}
+V1_LANDMARKS = {**V1, "landmarks": [[], HAND]}
+V2 = {"bboxes": [GESTURING], "labels": ["call"], "united_bbox": None, "united_label": None, "user_id": "2fe6a915",
+      "hand_landmarks": [HAND], "meta": {"age": [24.41], "gender": ["female"], "race": ["White"]}}
+RELEASES = {"03487280-224f": V1, "0534147c-4548": V1_LANDMARKS, "04c49801-1101": V2}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "call.json"
+
+
+def read(path, entries):
+    path.write_text(entries if isinstance(entries, str) else json.dumps(entries))
+    return read_annotations(path)
+
+
+# What is read
+
+
+def test_every_release_gives_the_same_fields(path):
+    hands = {"bboxes": [IDLE, GESTURING], "labels": ["no_gesture", "call"], "user_id": "bb138d5d"}
+    assert read(path, RELEASES) == {
+        "03487280-224f": hands,
+        "0534147c-4548": {**hands, "hand_landmarks": [None, HAND]},
+        "04c49801-1101": {"bboxes": [GESTURING], "labels": ["call"], "user_id": "2fe6a915", "hand_landmarks": [HAND]},
+    }
+
+
+def test_landmarks_that_fit_no_box_are_dropped_and_null_ones_are_none(path):
+    records = read(path, {"a": {**V2, "hand_landmarks": []}, "b": {**V1, "hand_landmarks": [HAND]},
+                          "c": {**V2, "hand_landmarks": [None]}, "d": {**V2, "hand_landmarks": None}})
+    assert [records[stem].get("hand_landmarks") for stem in "abcd"] == [None, None, [None], None]
+
+
+def test_the_gesturing_hand_comes_first_with_all_that_is_known_of_it(path):
+    record = gesturing_first(read(path, RELEASES)["0534147c-4548"], "call")
+    assert record == {"bboxes": [GESTURING, IDLE], "labels": ["call", "no_gesture"], "hand_landmarks": [HAND, None],
+                      "user_id": "bb138d5d"}
+
+
+def test_gesturing_boxes_are_those_that_carry_the_name(path):
+    assert gesturing_boxes(V1, "call") == [GESTURING] and gesturing_boxes(V1, "like") == []
+    assert read_gesturing_boxes(path, "call") == {}
+    read(path, {"a": V1, "b": {"bboxes": [IDLE], "labels": ["no_gesture"]}})
+    assert read_gesturing_boxes(path, "call") == {"a": [GESTURING], "b": []}
+
+
+def write_folders(folder, **entries):
+    for name, content in entries.items():
+        (folder / name).mkdir()
+        (folder / name / "call.json").write_text(json.dumps(content))
+
+
+def test_the_files_of_a_gesture_are_pooled_wherever_they_are(tmp_path):
+    (tmp_path / "call.json").write_text(json.dumps({"a": V1}))
+    write_folders(tmp_path, train={"b": V1}, val={"c": V2}, ann_test={"d": V2, "a": V1})
+    assert sorted(read_gesture(tmp_path, "call")) == ["a", "b", "c", "d"]
+
+
+def test_files_that_disagree_on_a_person_are_refused(tmp_path):
+    write_folders(tmp_path, train={"a": V1}, val={"a": {**V1, "user_id": "someone else"}})
+    with pytest.raises(UserError, match=r"val/call.json, entry 'a': another file .* another user_id; give"):
+        read_gesture(tmp_path, "call")
+
+
+def test_a_missing_file_or_person_is_named_with_what_is_there(tmp_path):
+    with pytest.raises(UserError, match="no call.json in it .* there is no JSON file at all"):
+        read_gesture(tmp_path, "call")
+    write_folders(tmp_path, train={"a": {"bboxes": [], "labels": []}})
+    with pytest.raises(UserError, match="no like.json in it .* there are: call"):
+        read_gesture(tmp_path, "like")
+    with pytest.raises(UserError, match="entry 'a': has no user_id.* leave out --annotations_dir"):
+        read_gesture(tmp_path, "call")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(("entries", "problem"), [
+    ("", "not valid JSON"),
+    ("[" * 100000, "not valid JSON"),
+    ('{"a": {"bboxes": [[0, 0, 1, ' + "9" * 5000 + "]]}}", "not valid JSON"),
+    ("[]", "holds a list, expected an object"),
+    ("NaN", "holds a number"),
+    ({"a": None}, "entry 'a': is null, expected an object"),
+    ({"../../x": V2}, "entry '../../x': is no name of an image"),
+    ({"..": V2}, "is no name of an image"),
+    ({"/etc/passwd": V2}, "is no name of an image"),
+    ({"a\0": V2}, r"entry 'a\\x00': is no name of an image"),
+    ({"a": {"labels": []}}, "bboxes must be a list"),
+    ({"a": {**V1, "bboxes": [IDLE, [0, 0, 1]]}}, "bboxes must be a list of"),
+    ({"a": {**V2, "bboxes": [[0, 0, float("nan"), 1]]}}, "finite numbers"),
+    ({"a": {**V2, "bboxes": [[0, 0, 10**400, 1]]}}, "finite numbers"),
+    ({"a": {**V2, "bboxes": [[0, 0, True, 1]]}}, "finite numbers"),
+    ({"a": {**V2, "labels": [7]}}, "labels must be a list of texts"),
+    ({"a": {**V2, "labels": "call"}}, "labels must be a list of texts"),
+    ({"a": {**V2, "labels": ["call", "call"]}}, "has 1 bboxes but 2 labels"),
+    ({"a": {**V2, "hand_landmarks": "none"}}, "landmarks must be a list"),
+    ({"a": {**V2, "hand_landmarks": [HAND[:20]]}}, "21 × "),
+    ({"a": {**V2, "hand_landmarks": [[*HAND[:20], [0, "x"]]]}}, "21 × "),
+    ({"a": {**V2, "user_id": 7}}, "user_id must be a text"),
+    ({"a": {**V2, "user_id": ""}}, "user_id must be a text"),
+])
+def test_anything_else_is_refused_by_the_name_of_file_and_entry(path, entries, problem):
+    with pytest.raises(UserError, match=problem) as error:
+        read(path, entries)
+    assert str(error.value).startswith(f"{path}") and "\n" not in str(error.value)
+
+
+def test_a_folder_in_the_place_of_a_file_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="Is a directory"):
+        read_annotations(tmp_path)
+
+
+ODD = [None, True, 0, -1, 1e308, float("nan"), float("-inf"), 10**400, "", "\ud800", "../x", [], {}, [[]], [None] * 4,
+       {"a": 1}, [0.1] * 4, [["0.1"] * 2] * 21]
+
+
+def mutate(rng, value):
+    """Replace, drop, double or rename something at a random place inside `value`, in place."""
+    while True:
+        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+        key = rng.choice(keys)
+        inner = value[key]
+        if not isinstance(inner, (dict, list)) or not inner or rng.random() < 0.3:
+            break
+        value = inner
+    kind = rng.randrange(4)
+    if kind == 0:
+        del value[key]
+    elif kind == 1 and isinstance(value, list):
+        value.insert(key, copy.deepcopy(inner))
+    elif kind == 2 and isinstance(value, dict):
+        value[rng.choice(["", "..", "a/b", "\ud800", "labels", "hand_landmarks"])] = value.pop(key)
+    else:
+        value[key] = copy.deepcopy(rng.choice(ODD))
+
+
+def test_random_damage_is_read_or_refused_but_never_crashes(path):
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(800):
+        entries = copy.deepcopy(RELEASES)
+        for _ in range(rng.randint(1, 3)):
+            if entries:
+                mutate(rng, entries)
+        text = json.dumps(entries)
+        if rng.random() < 0.2:  # bytes too
+            place = rng.randrange(len(text))
+            text = text[:place] + rng.choice(["", "\0", "}", '"', "\x80", "1e999"]) + text[place + rng.randrange(3):]
+        path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
+        try:
+            for record in read_annotations(path).values():
+                assert all(isinstance(label, str) for label in record["labels"])
+                assert len(gesturing_first({"user_id": "", **record}, "call")["bboxes"]) == len(record["labels"])
+        except UserError as error:
+            assert str(error).startswith(str(path))
+            refused += 1
+    assert 200 < refused < 750

@@ -1,0 +1,349 @@
+"""utils/captions.py and utils/caption_folder.py: with a model that names colours, so that every caption is known."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from utils import caption_folder, captions
+from utils.caption_folder import CaptionFolder
+from utils.cli import UserError
+from utils.images import read_aligned, read_lines
+
+NAMER = captions.Captioner("Namer", "nobody/namer", "namer", "Namer", {"max_new_tokens": 5})
+COLORS = ("red", "green", "blue", "white", "black", "yellow", "purple")
+
+
+class ColorNamer:
+    """Captions (name of the colour, the others of its batch): shows which image, and that batches stay the same."""
+
+    settings = {"dtype": "fp32"}
+
+    def __init__(self, silent=(), stubborn=(), dies_after=None):
+        self.silent, self.stubborn = set(silent) | set(stubborn), set(stubborn)
+        self.dies_after, self.batches, self.seeds = dies_after, [], []
+
+    def prepare(self, image):
+        return next(color for color in COLORS if image.getpixel((0, 0)) == Image.new("RGB", (1, 1), color).getpixel(
+            (0, 0)))
+
+    def caption(self, images):
+        if self.dies_after == len(self.batches):
+            raise KeyboardInterrupt
+        self.batches.append(images)
+        return ["" if image in self.silent else f"a {image}\n wall among {'+'.join(images)}" for image in images]
+
+    def caption_again(self, image, seed):
+        self.seeds.append(seed)
+        return " \n" if image in self.stubborn else f"a {image} wall after all"
+
+
+def write_image(folder, name, color):
+    Image.new("RGB", (8, 8), color).save(folder / name)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """data_dir with one picture of each colour for `call`, the colour in its name."""
+    for split in ("train", "test"):
+        images = tmp_path / "call" / split / "images"
+        images.mkdir(parents=True)
+        for i, color in enumerate(COLORS):
+            write_image(images, f"{i}_{color}.png", color)
+    return tmp_path
+
+
+def run(data, namer=None, **flags):
+    """caption_splits of the training images with a ColorNamer, two at a time; returns it if it was needed."""
+    flags = {"gesture": "call", "split": "train", "data_dir": data, "model": "namer", "batch_size": 2, "seed": 0,
+             "dtype": "auto", "overwrite": False, **flags}
+    loaded = []
+
+    def load(args, captioner):
+        loaded.append(namer or ColorNamer())
+        return loaded[0]
+
+    captions.caption_splits(Namespace(**flags), NAMER, load)
+    return loaded[0] if loaded else None
+
+
+def lists(data, split="train"):
+    folder = data / "call" / split
+    return [(folder / f"Namer_{kind}.txt").read_bytes() for kind in ("filenames", "captions")]
+
+
+# Texts and names
+
+
+@pytest.mark.parametrize(("text", "clean"), [
+    ("a man\nholding\r\n  a phone\t", "a man holding a phone"),
+    ("two\x0blines\u2028and\x85three", "two lines and three"),
+    ("bell\x07 and\x00 escape\x1b[31m", "bell and escape[31m"),
+    ("cut off \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}", "cut off"),
+    ("zero\u200bwidth\ufeff \u202eturned", "zerowidth turned"),
+    ("naïve café, 日本", "naïve café, 日本"),
+    (" \n\x00\t", ""),
+])
+def test_a_caption_becomes_one_printable_line(text, clean, tmp_path):
+    assert captions.clean_caption(text) == clean
+    if clean:
+        (tmp_path / "list.txt").write_text(f"{clean}\n", encoding="utf-8")
+        assert read_lines(tmp_path / "list.txt") == [clean]
+
+
+def test_names_that_a_list_cannot_hold_are_left_out(data, capsys):
+    images = data / "call" / "train" / "images"
+    for name in ("two\nlines.png", "\ufeffmark.png", os.fsdecode(b"latin\xe9.png"), " spaces  in it .png", "-dash.png"):
+        write_image(images, name, "red")
+    run(data)
+    names, _ = read_aligned(*(data / "call" / "train" / f"Namer_{kind}.txt" for kind in ("filenames", "captions")))
+    assert names == sorted([" spaces  in it .png", "-dash.png", *(f"{i}_{c}.png" for i, c in enumerate(COLORS))])
+    warnings = capsys.readouterr().err.splitlines()
+    assert sum("cannot stand in a list" in line for line in warnings) == 3
+
+
+# Alignment
+
+
+def test_every_caption_stands_beside_its_image_whatever_order_the_file_system_gives(data, monkeypatch):
+    run(data)
+    first = lists(data)
+    names, texts = (part.decode().splitlines() for part in first)
+    assert names == [f"{i}_{color}.png" for i, color in enumerate(COLORS)]
+    assert [text.split(" wall")[0] for text in texts] == [f"a {color}" for color in COLORS]
+
+    scandir = os.scandir
+
+    class Reversed(list):
+        __enter__, __exit__ = (lambda self: self), (lambda self, *_: None)
+
+    monkeypatch.setattr(os, "scandir", lambda folder: Reversed(reversed(list(scandir(folder)))))
+    run(data, overwrite=True)
+    assert lists(data) == first
+
+
+def test_both_splits_are_captioned_by_one_model(data):
+    model = run(data, split="both")
+    assert len(model.batches) == 8 and lists(data, "train") == lists(data, "test")
+
+
+def test_corrupt_image_is_named_left_out_of_both_lists_and_counted(data, capsys):
+    (data / "call" / "train" / "images" / "1_green.png").write_bytes(b"\x89PNG\r\n no more")
+    run(data)
+    names, texts = (part.decode().splitlines() for part in lists(data))
+    assert len(names) == len(texts) == 6 and "1_green.png" not in names
+    captured = capsys.readouterr()
+    assert "warning: left out: 1_green.png: " in captured.err
+    assert captured.out.splitlines()[-1].endswith(
+        "train: 6 captions, 1 images left out (1 cannot be read, 0 without a caption)")
+
+
+def test_nothing_but_corrupt_images_is_an_error(data):
+    for path in (data / "call" / "train" / "images").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="none of its images has a caption"):
+        run(data)
+
+
+def test_empty_caption_gets_one_more_chance_with_a_seed_of_the_image_then_is_left_out(data, capsys):
+    model = run(data, ColorNamer(silent=["green"], stubborn=["white"]), batch_size=3)
+    seeds = model.seeds
+    names, texts = (part.decode().splitlines() for part in lists(data))
+    assert texts[names.index("1_green.png")] == "a green wall after all"
+    assert "3_white.png" not in names and len(names) == len(texts) == 6
+    captured = capsys.readouterr()
+    assert "left out: 3_white.png: no caption in two attempts" in captured.err
+    assert "1 images left out (0 cannot be read, 1 without a caption)" in captured.out
+
+    # The same seeds in other batches, others for another --seed; and no third attempt
+    again = run(data, ColorNamer(silent=["green"], stubborn=["white"]), batch_size=1, overwrite=True)
+    assert again.seeds == seeds and len(set(seeds)) == 2
+    other = run(data, ColorNamer(silent=["green"], stubborn=["white"]), seed=1, overwrite=True)
+    assert not set(other.seeds) & set(seeds)
+    assert run(data, seed=1) is None
+
+
+# Resume
+
+
+@pytest.mark.parametrize("batches", range(4))
+def test_an_interrupted_run_goes_on_with_the_same_batches_and_ends_the_same(data, batches):
+    expected = run(data)
+    undisturbed = lists(data)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, ColorNamer(dies_after=batches), overwrite=True)
+    assert not list((data / "call" / "train").glob("*.txt"))
+    resumed = run(data)
+    assert resumed.batches == expected.batches[batches:]
+    assert lists(data) == undisturbed
+
+
+def test_wherever_the_journal_is_torn_the_lists_come_out_the_same(data):
+    run(data)
+    undisturbed = lists(data)
+    journal = data / "call" / "train" / "Namer_captions.jsonl"
+    whole = journal.read_bytes()
+    for size in {*range(0, len(whole), 37), len(whole) - 1, len(whole)}:
+        journal.write_bytes(whole[:size])
+        for path in (data / "call" / "train").glob("*.txt"):
+            path.unlink()
+        run(data)
+        assert lists(data) == undisturbed and journal.read_bytes() == whole
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_run_that_dies_between_the_two_lists_leaves_no_mismatched_pair(data, monkeypatch, calls):
+    run(data)
+    write_image(data / "call" / "train" / "images", "0_black.png", "black")  # comes first: all lines move
+    atomic_path, count = caption_folder.cli.atomic_path, []
+
+    def dying(path):
+        count.append(path)
+        if len(count) > calls:
+            raise KeyboardInterrupt
+        return atomic_path(path)
+
+    monkeypatch.setattr(caption_folder.cli, "atomic_path", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(data)
+    monkeypatch.undo()
+    assert len(list((data / "call" / "train").glob("*.txt"))) == 1
+    assert run(data) is None  # nothing is left for the model
+    names, texts = (part.decode().splitlines() for part in lists(data))
+    assert names[0] == "0_black.png" and texts[0].startswith("a black wall") and len(names) == len(texts) == 8
+
+
+def test_a_finished_folder_is_left_alone_even_where_captions_were_edited(data, capsys):
+    run(data)
+    edited = data / "call" / "train" / "Namer_captions.txt"
+    edited.write_text(edited.read_text().replace("a red wall", "a crimson wall"))
+    before = lists(data)
+    assert run(data) is None and lists(data) == before
+    assert "is finished; --overwrite would" in capsys.readouterr().out
+
+
+def test_new_and_changed_images_are_captioned_and_those_that_went_leave_the_lists(data, capsys):
+    run(data)
+    folder = data / "call" / "train"
+    (folder / "Namer_enriched.txt").write_text("made from the earlier ones\n")
+    (folder / "images" / "2_blue.png").unlink()
+    write_image(folder / "images", "0_red.png", "black")
+    write_image(folder / "images", "9_green.png", "green")
+    assert run(data).batches == [["black", "green"]]
+    names, texts = (part.decode().splitlines() for part in lists(data))
+    assert names == [path.name for path in sorted((folder / "images").iterdir())]
+    assert texts[0].startswith("a black wall") and texts[-1].startswith("a green wall") and len(texts) == 7
+    assert "Namer_enriched.txt was made from earlier captions" in capsys.readouterr().err
+
+
+def test_an_image_that_has_become_readable_is_captioned(data, monkeypatch):
+    opens = caption_folder.open_image
+
+    def unmounted(path):
+        if path.name == "2_blue.png":
+            raise UserError(f"{path}: cannot be read")
+        return opens(path)
+
+    monkeypatch.setattr(captions, "open_image", unmounted)
+    run(data)
+    assert len(lists(data)[0].splitlines()) == 6
+    monkeypatch.undo()
+    assert run(data).batches == [["blue"]] and len(lists(data)[0].splitlines()) == 7
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(("flags", "difference"), [
+    ({"model": "other"}, "model: namer there, other now"),
+    ({"seed": 5}, "seed: 0 there, 5 now"),
+    ({"dtype": "bf16"}, "dtype: fp32 there, bf16 now"),
+])
+def test_other_settings_are_refused_and_leave_everything_as_it_was(data, flags, difference):
+    run(data)
+    before = {path: path.read_bytes() for path in (data / "call" / "train").glob("Namer*")}
+    with pytest.raises(UserError, match=difference):
+        run(data, **flags)
+    assert before == {path: path.read_bytes() for path in (data / "call" / "train").glob("Namer*")}
+    assert run(data, **flags, overwrite=True).batches
+
+
+def test_another_model_behind_the_same_name_is_refused(data):
+    write_image(data / "call" / "train" / "images", "9_red.png", "red")
+    with pytest.raises(KeyboardInterrupt):
+        run(data, ColorNamer(dies_after=1))
+    retrained = ColorNamer()
+    retrained.settings = {"dtype": "bf16"}
+    with pytest.raises(UserError, match="dtype: fp32 there, bf16 now"):
+        run(data, retrained)
+
+
+def test_lists_of_unknown_origin_are_not_written_over(data):
+    (data / "call" / "train" / "Namer_captions.txt").write_text("by hand\n")
+    with pytest.raises(UserError, match="holds Namer_captions.txt but no Namer_captions.jsonl"):
+        run(data)
+    assert (data / "call" / "train" / "Namer_captions.txt").read_text() == "by hand\n"
+
+
+def test_a_damaged_journal_is_named_with_its_line(data):
+    run(data)
+    journal = data / "call" / "train" / "Namer_captions.jsonl"
+    settings, *batches = journal.read_text().splitlines()
+    for line in ("{", "[]", '{"batch": 1}', '{"batch": [{"caption": "a"}]}'):
+        journal.write_text("\n".join([settings, line, *batches]) + "\n")
+        with pytest.raises(UserError, match="Namer_captions.jsonl, line 2: not what a captioner writes"):
+            run(data)
+
+
+def test_a_second_run_on_the_same_folder_is_refused_until_the_first_has_died(data):
+    with pytest.raises(KeyboardInterrupt):
+        run(data, ColorNamer(dies_after=1))
+    program = ("import sys\nfrom utils.caption_folder import CaptionFolder\n"
+               "with CaptionFolder(sys.argv[1], 'Namer').appending({}) as append:\n"
+               "    print('locked', flush=True)\n    sys.stdin.read()\n")
+    folder = data / "call" / "train"
+    with subprocess.Popen([sys.executable, "-c", program, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          cwd=Path(__file__).parent.parent) as first:
+        assert first.stdout.readline() == b"locked\n"
+        with pytest.raises(UserError, match="another run is writing to it"):
+            run(data)
+        first.kill()
+        first.wait()
+    assert run(data).batches and len(lists(data)[0].splitlines()) == 7
+
+
+def test_a_full_disk_keeps_the_captions_so_far(data):
+    folder = CaptionFolder(data / "call" / "train", "Namer")
+    with pytest.raises(OSError) as raised, folder.appending({"captioner": "Namer"}) as append:
+        append([{"name": "0_red.png", "stamp": caption_folder.file_stamp(folder.paths[0]), "caption": "a red wall"}])
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (folder.journal.stat().st_size + 20, limit[1]))
+            append([{"name": "1_green.png", "stamp": None, "caption": "a green wall"}])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            signal.signal(signal.SIGXFSZ, handler)
+    assert str(raised.value.filename) == str(folder.journal)
+    assert [len(json.loads(line)) for line in folder.journal.read_text().splitlines()] == [1, 1]
+    assert CaptionFolder(folder.folder, "Namer").records.keys() == {"0_red.png"}
+
+
+@pytest.mark.parametrize(("args", "problem"), [
+    (["--gesture", "cal"], "did you mean call?"),
+    (["--gesture", "call", "--data_dir", "{data}/none"], "--data_dir '{data}/none/call/train/images': No such file"),
+    (["--gesture", "call", "--split", "valid"], "argument --split: invalid choice"),
+    (["--gesture", "call", "--batch_size", "0"], "argument --batch_size: must be a whole number"),
+])
+def test_wrong_arguments_are_refused(data, args, problem, capsys):
+    with pytest.raises(SystemExit) as exit_status:
+        captions.parse_args("", NAMER, [arg.format(data=data) for arg in args])
+    assert exit_status.value.code == 2
+    assert problem.format(data=data) in capsys.readouterr().err

@@ -1,0 +1,290 @@
+"""The rules that put a phrase into a caption: a table of captions, and what holds for captions of any kind."""
+
+import random
+import re
+
+import pytest
+
+from utils.clip_tokens import MAX_TOKENS, estimate_tokens, load_token_counter
+from utils.enrichment_rules import (
+    Target,
+    enrich_by_rules,
+    find_other_gesture,
+    has_phrase_once,
+)
+from utils.gestures import GESTURES
+
+NUM_RANDOM = 40  # captions per gesture
+
+
+def target_of(name, phrase=None, max_tokens=MAX_TOKENS, count_tokens=estimate_tokens):
+    return Target(GESTURES[name], phrase or GESTURES[name].phrase, count_tokens, max_tokens)
+
+
+def enrich(caption, name="call", **options):
+    return enrich_by_rules(caption, target_of(name, **options))[0]
+
+
+# A table; ~ stands for the phrase, here "making phone call hand gesture"
+
+REPLACED = """
+a girl in a green shirt and glasses giving the peace sign -> a girl in a green shirt and glasses ~
+a girl in a green shirt and glasses giving the peace sign. -> a girl in a green shirt and glasses ~.
+a man giving a thumbs up -> a man ~
+a boy smiling and giving a thumbs-up. -> a boy smiling and ~.
+a man with both thumbs up -> a man ~
+a man in a white shirt is showing his thumb up -> a man in a white shirt is ~
+a man giving a thumbs down gesture -> a man ~
+a person giving the camera a thumbs up -> a person ~
+a man gives a thumbs up to the camera -> a man is ~ to the camera
+they give the camera a thumbs up -> they are ~
+the man is about to give a thumbs up -> the man is about to be ~
+two girls have their thumbs up -> two girls are ~
+two men giving thumbs up -> two men ~
+Two women in red dresses are making the ok sign. -> Two women in red dresses are ~.
+a woman shows the ok gesture in front of a bookcase -> a woman is ~ in front of a bookcase
+a woman showing okay sign with her left hand -> a woman ~
+a person's fingers making an OK sign -> a person's fingers ~
+a woman with her finger on her lips -> a woman ~
+a man holding his finger to his lips in a kitchen -> a man ~ in a kitchen
+a man with a finger in front of his mouth -> a man ~
+a woman shushing the camera -> a woman ~
+a person waving at the camera -> a person ~ at the camera
+a woman waving her hand -> a woman ~
+the boy waves goodbye -> the boy is ~
+a surfer waves at the crowd -> a surfer is ~ at the crowd
+a man making a fist -> a man ~
+a man with his fist in the air -> a man ~
+a young man with his hand in a fist -> a young man ~
+a boy holding up four fingers -> a boy ~
+a girl showing 3 fingers with her left hand -> a girl ~
+a man with glasses and a hoodie is holding up two fingers -> a man with glasses and a hoodie is ~
+a man with one finger in the air -> a man ~
+a man with long hair and a beard, holding up his index finger. -> a man with long hair and a beard, ~.
+a man pointing at the camera -> a man ~ at the camera
+a man points at the camera -> a man is ~ at the camera
+a man pointing upwards with his index finger -> a man ~
+a young man with a beard is pointing to his ear -> a young man with a beard is ~ to his ear
+a person with their palm facing the camera -> a person ~
+a man showing the palm of his hand -> a man ~
+a man making a stop sign with his hand -> a man ~
+a man with his hand raised in front of a window -> a man ~ in front of a window
+a woman with her hands up in the air -> a woman ~
+a woman in a sari making a gesture with her hand -> a woman in a sari ~
+a man and a woman making a heart with their hands -> a man and a woman ~
+a woman with her hands together in prayer -> a woman ~
+a woman praying in a church -> a woman ~ in a church
+a woman with a nose ring making a rock and roll sign -> a woman with a nose ring ~
+a man throwing up the devil horns -> a man ~
+a man doing the shaka sign on the beach -> a man ~ on the beach
+a man making a phone call gesture -> a man ~
+a man talking on a cell phone -> a man ~
+a woman is talking on the phone while holding a coffee -> a woman is ~ while holding a coffee
+a man making a gun with his fingers -> a man ~
+a young woman makes a time out sign -> a young woman is ~
+a man making an x sign with his arms -> a man ~
+a woman in a yellow sweater flipping off the camera -> a woman in a yellow sweater ~
+a woman raising her pinky finger -> a woman ~
+a man crossing his fingers -> a man ~
+a soldier salutes the flag -> a soldier is ~
+a man in a t - shirt with his thumb up -> a man in a t - shirt ~
+man with headphones, thumbs up, in front of a bookshelf -> man with headphones, ~, in front of a bookshelf
+thumbs up from a man in a suit -> ~ from a man in a suit
+A WOMAN GIVING THE PEACE SIGN -> A WOMAN ~
+a man with thumbs up and a woman with peace sign -> a man ~ and a woman
+a naïve artist with a piñata giving a thumbs up -> a naïve artist with a piñata ~
+A man, smiling, gives thumbs-up; a dog sits nearby. -> A man, smiling, is ~; a dog sits nearby.
+A man in a hat. He is waving. He looks happy. -> A man in a hat. He is ~. He looks happy.
+A man in a hat. He is pointing at a door. He gives a thumbs up. -> A man in a hat. He is ~ at a door.
+The image shows a man making a peace sign. There is a door. -> The image shows a man ~. There is a door.
+a man making inverted peace sign hand gesture -> a man ~
+waving -> ~
+"""
+APPENDED = """
+a man in a peace t-shirt -> a man in a peace t-shirt ~
+a rock wall -> a rock wall ~
+she calls her dog -> she calls her dog ~
+a palm tree on a beach. -> a palm tree on a beach ~.
+a man standing next to a stop sign -> a man standing next to a stop sign ~
+a man holding a stop sign -> a man holding a stop sign ~
+a boy dressed like a star -> a boy dressed like a star ~
+a woman in a one piece swimsuit -> a woman in a one piece swimsuit ~
+four men in suits -> four men in suits ~
+the ok corral -> the ok corral ~
+a fist bump poster on the wall -> a fist bump poster on the wall ~
+a woman holding a phone -> a woman holding a phone ~
+a woman holding a phone to her ear -> a woman holding a phone to her ear ~
+a man listening to music on his phone -> a man listening to music on his phone ~
+a man waving a flag -> a man waving a flag ~
+a flag waving in the wind -> a flag waving in the wind ~
+a man with wavy hair -> a man with wavy hair ~
+a man wearing a peace sign necklace -> a man wearing a peace sign necklace ~
+a man wearing a shirt with a peace sign on it -> a man wearing a shirt with a peace sign on it ~
+a girl with a heart on her shirt -> a girl with a heart on her shirt ~
+a man with a sign that says "thumbs up" -> a man with a sign that says "thumbs up" ~
+a ring on her middle finger -> a ring on her middle finger ~
+a man with a cigarette between two fingers -> a man with a cigarette between two fingers ~
+a couple holding hands -> a couple holding hands ~
+a man with his hand on his chin -> a man with his hand on his chin ~
+a man holding a palm leaf -> a man holding a palm leaf ~
+a man eating a finger sandwich -> a man eating a finger sandwich ~
+a praying mantis -> a praying mantis ~
+the point of view of a cyclist -> the point of view of a cyclist ~
+a woman holding a picture frame -> a woman holding a picture frame ~
+a man making a funny face -> a man making a funny face ~
+a woman giving a speech -> a woman giving a speech ~
+a café owner wearing a jalapeño hat -> a café owner wearing a jalapeño hat ~
+Ein Mann mit grünem Pullover. -> Ein Mann mit grünem Pullover ~.
+女性がカメラを見ている -> 女性がカメラを見ている ~
+Dr. Smith is smiling. He wears a hat. -> Dr. Smith is smiling ~. He wears a hat.
+a man who says "stop." -> a man who says "stop." ~
+a man, a woman, -> a man, a woman ~
+"""
+KEPT = """
+a man ~ -> a man ~
+a man in a hat ~. -> a man in a hat ~.
+a man ~s -> a man ~
+MAKING PHONE CALL HAND GESTURE, A MAN IN A HAT -> ~, A MAN IN A HAT
+a man ~, ~ -> a man ~
+a man ~ and giving a thumbs up -> a man ~
+a man giving a thumbs up and ~ -> a man ~
+a man ~. He is waving at the camera. He smiles. -> a man ~. He smiles.
+"""
+
+
+def rows(table, done):
+    pairs = [line.replace("~", GESTURES["call"].phrase).split(" -> ") for line in table.strip().splitlines()]
+    return [pytest.param(caption, expected, done, id=caption) for caption, expected in pairs]
+
+
+@pytest.mark.parametrize(("caption", "expected", "done"),
+                         rows(REPLACED, "replaced") + rows(APPENDED, "appended") + rows(KEPT, "kept"))
+def test_a_wrong_gesture_is_replaced_and_a_missing_one_appended(caption, expected, done):
+    assert enrich_by_rules(caption, target_of("call")) == (expected, done)
+
+
+@pytest.mark.parametrize(("name", "caption", "expected"), [
+    ("like", "a man talking on a cell phone", "a man talking on a cell phone ~"),
+    ("like", "a man making phone call hand gesture", "a man ~"),
+    ("like", "a man giving a thumbs up", "a man ~"),
+    ("peace", "a man making inverted peace sign hand gesture", "a man ~"),
+    ("peace_inverted", "a man making peace sign hand gesture", "a man ~"),
+    ("stop", "a man holding a stop sign", "a man holding a stop sign ~"),
+    ("three3", "a man holding up three fingers", "a man ~"),
+    ("rock", "a girl at a rock concert", "a girl at a rock concert ~"),
+])
+def test_each_gesture_puts_in_its_own_phrase(name, caption, expected):
+    assert enrich(caption, name) == expected.replace("~", GESTURES[name].phrase)
+
+
+def test_line_breaks_and_runs_of_spaces_become_one_space():
+    assert enrich("a man\n in\ta \u2028 hat \x85") == "a man in a hat making phone call hand gesture"
+
+
+def test_a_phrase_of_ones_own_takes_the_place_of_the_tables():
+    assert enrich("a man making phone call hand gesture", phrase="doing the shaka") == "a man doing the shaka"
+    assert enrich("a man DOING THE SHAKA sign", phrase="doing the shaka") == "a man doing the shaka sign"
+
+
+# Length
+
+
+def test_a_long_caption_loses_words_and_not_the_phrase():
+    caption = "a man in a long coat " + "and a very long scarf " * 30
+    text, done = enrich_by_rules(caption, target_of("call"))
+    assert done == "shortened" and text.startswith("a man in a long coat and a very long scarf")
+    assert text.endswith(" making phone call hand gesture") and estimate_tokens(text) <= MAX_TOKENS
+
+
+def test_no_more_is_lost_than_has_to_be():
+    for length in range(20, 78):
+        text = enrich("cat " * 100 + "sat.", max_tokens=length)
+        assert estimate_tokens(text) == length, text  # a word is one token
+
+
+def test_a_print_that_is_cut_does_not_become_a_gesture():
+    for length in range(16, 34):
+        text = enrich("a big red dog near a thumbs up poster on a wall", max_tokens=length)
+        assert ("thumbs up" in text) == ("poster" in text) and has_phrase_once(text, GESTURES["call"].phrase), text
+
+
+def test_words_behind_the_phrase_go_first():
+    words = " ".join(["word"] * 80)
+    assert enrich(f"a man giving a thumbs up near {words}").startswith("a man making phone call hand gesture near word")
+
+
+def test_nothing_dangles_where_a_caption_was_cut():
+    for length in range(16, 40):
+        text = enrich("a man in a hat and with a dog on the beach and a cat " * 5, max_tokens=length)
+        assert not re.search(r"\b(and|with|a|the|in|on) making", text), text
+
+
+def test_a_word_without_an_end_leaves_the_phrase():
+    assert enrich("x" * 1000) == "making phone call hand gesture"
+
+
+@pytest.mark.parametrize(("text", "number"), [
+    ("", 2), ("a man", 4), ("abcdef", 4), ("it's 42", 7), ("é", 4), ("日本", 8), ("...", 5)])
+def test_the_estimate_counts_as_its_docstring_says(text, number):
+    assert estimate_tokens(text) == number
+
+
+def test_a_tokenizer_folder_counts_instead_of_the_estimate(tiny_pipeline):
+    count_tokens, max_tokens = load_token_counter(tiny_pipeline)
+    assert (count_tokens("a photo of a hand"), max_tokens) == (7, 16)
+    text = enrich("a photo of a hand " * 3, max_tokens=max_tokens, count_tokens=count_tokens)
+    assert text == "a photo of a hand a photo of a making phone call hand gesture".replace(" of a making", " making")
+
+
+# Captions of any kind
+
+SUBJECTS = ["a man", "two girls", "A woman", "an old man with a beard", "the boy's brother", "people", "une fille"]
+CLOTHES = ["in a green shirt", "wearing glasses", "in a peace t-shirt", "with a thumbs up sticker", "near a palm tree",
+           "next to a stop sign", "in a café", "with a rock wall behind", "in a one piece swimsuit", "holding a phone"]
+WORDING = ["giving the peace sign", "gives a thumbs up", "with his thumb down", "making an ok sign", "is waving",
+           "holding up three fingers", "with a finger on his lips", "making a fist", "pointing at the camera",
+           "show their palms", "with her hand up", "talking on the phone", "doing the rock and roll sign",
+           "making a heart with both hands", "crossing her fingers", "is praying", "PEACE SIGN", "thumbs-up"]
+PHRASES = [gesture.phrase for gesture in GESTURES.values()]
+LINKS = [" ", ", ", " and ", ". ", " while ", "; "]
+ENDS = ["", ".", "!", " ...", " ", ",", "\n", '"']
+INNOCENT = {"shirt", "glasses", "peace t-shirt", "palm tree", "café", "rock wall", "swimsuit", "thumbs up sticker"}
+
+
+def random_caption(rng):
+    parts = [rng.choice(SUBJECTS)]
+    for _ in range(rng.randrange(5)):
+        parts.append(rng.choice(LINKS) + rng.choice(rng.choice([CLOTHES, CLOTHES, WORDING, PHRASES])))
+    caption = "".join(parts) + rng.choice(ENDS)
+    return caption.upper() if rng.random() < 0.1 else caption
+
+
+@pytest.mark.parametrize("name", GESTURES)
+def test_any_caption_carries_the_phrase_once_and_no_other_gesture(name):
+    rng, target = random.Random(name), target_of(name)
+    for _ in range(NUM_RANDOM):
+        caption = random_caption(rng)
+        text, _ = enrich_by_rules(caption, target)
+        assert has_phrase_once(text, target.phrase), (caption, text)
+        assert not [phrase for phrase in PHRASES if phrase in text.lower() and phrase != target.phrase], (caption, text)
+        assert find_other_gesture(text, target) is None, (caption, text)
+        assert len(text.splitlines()) == 1 and text == " ".join(text.split()), (caption, text)
+        assert enrich_by_rules(text, target) == (text, "kept"), (caption, text)
+        if estimate_tokens(caption) < 40:
+            missing = [words for words in INNOCENT if words in caption.lower() and words not in text.lower()]
+            assert not missing, (caption, text, missing)
+
+
+def test_any_characters_give_one_line_with_the_phrase():
+    rng, target = random.Random(0), target_of("call")
+    letters = "a man's thumb up, fist. \"ok\" peace sign-é日\0\r\n\t\u2028'“”!?…)(*&^%$#@<|>\\/ waving hand"
+    for _ in range(200):
+        caption = "".join(rng.choice(letters) for _ in range(rng.randrange(120)))
+        text, _ = enrich_by_rules(caption, target)
+        assert has_phrase_once(text, target.phrase) and len(text.splitlines()) == 1, caption
+        assert target.fits(text) and enrich_by_rules(text, target)[0] == text, caption
+
+
+def test_a_caption_of_a_million_characters_is_done_in_seconds():
+    text = enrich("a man with his thumb up near a " * 40_000)
+    assert text.startswith("a man making phone call hand gesture near a") and len(text) < 500

@@ -1,0 +1,98 @@
+"""Questions to an instruction model on this machine, through transformers and its chat template.
+
+torch is imported once a model has been found, so that a name that leads nowhere is refused in a second.
+"""
+
+from utils.cli import UserError, first_line
+from utils.enrichment import Answer
+from utils.hub import fetch_folder, load_model, load_part
+
+TEMPERATURE, TOP_P = 0.6, 0.9  # of answers after the first; Llama 3's own
+MAX_NEW_TOKENS = 128
+CONFIG_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+WANTED = "the folder of an instruction model"
+
+
+class GumbelNoise:
+    """Processor that adds Gumbel noise to the scores (B, V): the largest is then a draw from their softmax.
+
+    Each row has its own of the B `generators`, so its answer does not depend on the rows it shares a batch with.
+    None adds nothing.
+    """
+
+    def __init__(self, generators):
+        self.generators = generators
+
+    def __call__(self, input_ids, scores):
+        for row, generator in enumerate(self.generators):
+            if generator is not None:
+                exponential = scores.new_empty(scores.shape[1], device="cpu").exponential_(generator=generator)
+                scores[row] -= exponential.log().to(scores.device)
+        return scores
+
+
+class LocalModel:
+    """An instruction model of transformers, by hub id or folder."""
+
+    def __init__(self, name, device):
+        """`device` as on the command line. UserError when the model cannot be had, lacks weights or a chat template."""
+        folder = fetch_folder(name, CONFIG_FILES, WANTED, ", or use --backend api or rules")
+
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers.utils import logging
+
+        from utils.device import resolve_device
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        self.name, self.device = name, resolve_device(device)
+        self.tokenizer = load_part(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(folder))
+        if not self.tokenizer.chat_template:
+            raise UserError(f"{name}: it has no chat template; give an instruction (chat) model")
+        self.tokenizer.padding_side = "left"  # the answers begin where the prompts end
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+        folder = fetch_folder(name, [*CONFIG_FILES, "*.safetensors"], WANTED)
+        dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
+        model = load_model(name, folder, "language model", AutoModelForCausalLM, dtype, use_safetensors=True)
+        self.model = model.to(self.device)
+        ends = model.generation_config.eos_token_id
+        ends = self.tokenizer.eos_token_id if ends is None else ends
+        self.ends = ends if isinstance(ends, list) else [ends]
+        self.generation_config = GenerationConfig(
+            max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=self.ends,
+            pad_token_id=self.tokenizer.pad_token_id)
+
+    def ask(self, questions):
+        """Answers to a batch of Questions."""
+        import torch
+        from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+        texts = [self.apply_template(question.prompt) for question in questions]
+        inputs = self.tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt").to(self.device)
+        generators = [None if question.is_greedy else torch.Generator().manual_seed(question.seed)
+                      for question in questions]
+        processors = LogitsProcessorList([TemperatureLogitsWarper(TEMPERATURE), TopPLogitsWarper(TOP_P),
+                                          GumbelNoise(generators)])
+        try:
+            ids = self.model.generate(
+                input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, logits_processor=processors,
+                generation_config=self.generation_config)  # (B, prompt and answer)
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"{self.name}: {len(questions)} captions at once are more than the memory of "
+                            f"{self.device} holds ({first_line(error)}); give a smaller --batch_size") from error
+        return [self.read_answer(row) for row in ids[:, inputs.input_ids.shape[1]:].tolist()]
+
+    def apply_template(self, prompt):
+        messages = [{"role": "user", "content": prompt}]
+        try:
+            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # templates are programs, with errors of their own
+            raise UserError(f"{self.name}: its chat template fails ({first_line(error)}); "
+                            "give another model") from error
+
+    def read_answer(self, ids):
+        end = next((i for i, token in enumerate(ids) if token in self.ends), None)
+        return Answer(self.tokenizer.decode(ids[:end], skip_special_tokens=True), is_whole=end is not None)
