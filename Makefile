@@ -19,6 +19,9 @@ TRAIN_FLAGS = --batch_size 32 --finetune_steps 120 --finetune_lr 8e-4 --checkpoi
 
 DATA = data/$(GESTURE)
 OUTPUT = outputs/$(GESTURE)
+COMPARED = --real_images $(DATA)/test/images --fake_images $(DATA)/train/images $(OUTPUT)/base_images \
+  $(OUTPUT)/images --names real base tuned --num_images $(NUM_TEST)
+RESULTS = --cache_dir $(OUTPUT)/cache --output $(OUTPUT)/results.jsonl
 
 .PHONY: help demo test lint clean
 
@@ -45,9 +48,14 @@ demo: $(VENV)/installed
 	  --prompts_file $(DATA)/test/synthetic_enriched.txt --ckpt $(OUTPUT)/model \
 	  --feature_npy_path $(OUTPUT)/gesture_feature.npy --img_save_path $(OUTPUT)/images --mu $(MU) \
 	  --num_inference_steps $(STEPS) --seed $(SEED)
-	@echo "# 4. Detect the hands in real, base and tuned images"
+	@echo "# 4. Measure the hands, then the distances to the test images (of real: that of other real ones)"
 	$(PY) hand_confidence.py --image_folder $(DATA)/test/images $(OUTPUT)/base_images $(OUTPUT)/images \
-	  --names real base tuned --gesture $(GESTURE) --output $(OUTPUT)/results.jsonl
+	  --names real base tuned --gesture $(GESTURE) $(RESULTS)
+	$(PY) cal_fid.py $(COMPARED) --features synthetic $(RESULTS)
+	$(PY) cal_kid.py $(COMPARED) --features synthetic $(RESULTS)
+	$(PY) cal_fid.py $(COMPARED) --features landmarks $(RESULTS)
+	$(PY) cal_kid.py $(COMPARED) --features landmarks $(RESULTS)
+	$(PY) -m utils.results_table $(OUTPUT)/results.jsonl
 	@echo "Before and after: $(OUTPUT)/samples/before_after.png"
 
 test: $(VENV)/installed-dev

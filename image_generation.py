@@ -160,11 +160,12 @@ def main(args):
     from tqdm import tqdm
 
     from utils import stable_diffusion
+    from utils.device import resolve_device
     from utils.fusion import check_sizes, load_fusion
     from utils.gesture_encoder import load_feature
     from utils.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
 
-    device = stable_diffusion.resolve_device(args.device)
+    device = resolve_device(args.device)
     weight_dtype = getattr(torch, WEIGHT_DTYPES[args.mixed_precision])
     if weight_dtype != torch.float32 and device.type == "cpu":
         raise cli.UserError(f"--mixed_precision {args.mixed_precision} needs a GPU; leave the flag out")

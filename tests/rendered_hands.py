@@ -1,5 +1,7 @@
 """Rendered hands and posed skeletons for tests: pictures for a real detector, and the truth about them."""
 
+import functools
+import os
 import zlib
 
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image
 from utils.finger_states import matches_gesture
 from utils.gestures import GESTURES
 from utils.hands import Hand, detect_hands
+from utils.process_pool import map_in_processes
 from utils.synthetic.hand import POSES, pose_hand
 from utils.synthetic.scene import render_scene
 
@@ -15,6 +18,19 @@ from utils.synthetic.scene import render_scene
 def render_hand(gesture, index, resolution=128):
     """Scene number `index` of a gesture."""
     return render_scene(np.random.default_rng([zlib.crc32(gesture.encode()), index]), gesture, resolution)
+
+
+def find_hands(gesture, count):
+    """The best hand in each of the first `count` images of a gesture, without those in which MediaPipe sees none."""
+    hands = [detect_hands(render_hand(gesture, index).image) for index in range(count)]
+    return [found[0] for found in hands if found]
+
+
+@functools.cache
+def find_all_hands(count):
+    """Name of each gesture with a pose → its `find_hands`, computed once per run in a pool of processes."""
+    with map_in_processes(functools.partial(find_hands, count=count), POSES, os.cpu_count()) as found:
+        return dict(zip(POSES, found, strict=True))
 
 
 def clear_image(gesture):

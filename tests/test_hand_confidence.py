@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,6 +19,12 @@ CALL = GESTURES["call"]
 def summarize(images, gesture=None):
     scored = [hand_confidence.score_image(Path(f"{i}.png"), hands, gesture) for i, hands in enumerate(images)]
     return hand_confidence.summarize_folder(scored, gesture)
+
+
+def read_table(lines):
+    """{name of a folder: {name of a line: cell}} of a printed table."""
+    header, *lines = (re.split(r"\s{2,}", line) for line in lines)
+    return {name: {cells[0]: cells[column] for cells in lines} for column, name in enumerate(header) if name}
 
 
 # Counting
@@ -51,14 +59,77 @@ def test_best_hand_is_the_gesturing_one_then_the_surest():
     assert hand_confidence.score_image(Path("a.png"), hands, CALL)["score"] == 0.9
 
 
+def test_an_image_without_a_hand_does_not_show_the_gesture_in_the_zero_filled_rate():
+    row = summarize([[skeleton_hand("call")], [skeleton_hand("palm")], [], [], None], CALL)
+    assert (row["gesture_match_rate"], row["gesture_match_rate_zero_filled"]) == (0.5, 0.25)
+
+
 def test_means_over_nothing_are_missing_not_zero():
     row = summarize([[], []], CALL)
-    assert (row["detection_rate"], row["hand_conf_zero_filled"]) == (0, 0)
-    assert row["hand_conf"] is None and row["gesture_match_rate"] is None
+    assert (row["detection_rate"], row["hand_conf_zero_filled"], row["gesture_match_rate_zero_filled"]) == (0, 0, 0)
+    assert all(row[name + end] is None for name in ("hand_conf", "gesture_match_rate") for end in ("", "_low", "_high"))
     row = {"name": "a", "gesture": "call", **row}
-    header, line = hand_confidence.format_table([row])
-    assert line.split() == ["a", "2", "0", "0.0000", "-", "0.0000", "-"] and len(header) == len(line)
+    cells = read_table(hand_confidence.format_table([row]))["a"]
+    assert (cells["num_images"], cells["num_without_hand"], cells["num_hands"]) == ("2", "2", "0")
+    assert (cells["hand_conf"], cells["detection_rate"]) == ("-", "0.0000 [0.0000, 0.6576]")  # Wilson, 0 of 2
     assert "HAND-CONF -" in hand_confidence.format_summary([row])
+
+
+# Intervals
+
+
+def simulated_images(number, hands_per_image=1):
+    """`number` images of hands with scores 0.5 … 1, every third without a hand."""
+    scores = np.random.default_rng(0).uniform(0.5, 1, number)
+    return [[skeleton_hand("call" if i % 2 else "palm", score=score)] * hands_per_image * (i % 3 > 0)
+            for i, score in enumerate(scores)]
+
+
+def test_intervals_hold_the_number_and_are_as_wide_as_theory_has_it():
+    row = summarize(simulated_images(300), CALL)
+    for name in hand_confidence.METRICS:
+        assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+    width = row["detection_rate_high"] - row["detection_rate_low"]
+    assert width == pytest.approx(2 * 1.96 * np.sqrt(2 / 9 / 300), rel=0.15)
+    spread = np.std([hands[0].score for hands in simulated_images(300) if hands])
+    assert row["hand_conf_high"] - row["hand_conf_low"] == pytest.approx(2 * 1.96 * spread / np.sqrt(200), rel=0.15)
+
+
+def test_images_are_resampled_not_hands():
+    one, four = (summarize(simulated_images(90, number)) for number in (1, 4))
+    assert four["num_hands"] == 4 * one["num_hands"]
+    for end in ("", "_low", "_high"):  # a second hand that says the same as the first makes nothing surer
+        assert four[f"hand_conf{end}"] == pytest.approx(one[f"hand_conf{end}"], abs=1e-12)
+
+
+def test_intervals_depend_on_the_seed_alone():
+    scored = [hand_confidence.score_image(Path("a"), hands, None) for hands in simulated_images(60)]
+    first, again, other = (hand_confidence.summarize_folder(scored, None, seed) for seed in (0, 0, 1))
+    assert first == again and first["hand_conf"] == other["hand_conf"] and first != other
+
+
+# The grid
+
+
+def test_grid_shows_misses_and_low_scores_first_and_not_only_images_without_a_hand():
+    images = [[]] * 20 + [[skeleton_hand("call", score=0.5 + i / 100)] for i in range(20)]
+    images[30] = [skeleton_hand("palm", score=0.99)]
+    scored = [hand_confidence.score_image(Path(f"{i}.png"), hands, CALL) for i, hands in enumerate(images)]
+    worst = hand_confidence.pick_worst(scored)
+    assert [image["path"].stem for image in worst] == [*map(str, range(8)), "30", *map(str, range(20, 27))]
+    assert len(hand_confidence.pick_worst(scored[:20])) == 16
+    assert len(hand_confidence.pick_worst(scored[:23])) == 16
+    assert [image["path"].stem for image in hand_confidence.pick_worst(scored[18:23])] == ["18", "19", "20", "21", "22"]
+
+
+def test_captions_say_what_was_found():
+    image = hand_confidence.score_image(Path("x" * 80 + ".png"), [skeleton_hand("call", score=0.75)], CALL)
+    caption = hand_confidence.describe_image(image, "tuned", CALL)
+    assert caption.endswith("xx.png 0.750, shows call, out: thumb little") and len(caption) < 100
+    assert "not palm, out" in hand_confidence.describe_image(
+        {**image, "shows_gesture": False}, "tuned", GESTURES["palm"])
+    empty = hand_confidence.score_image(Path("a.png"), [], CALL)
+    assert hand_confidence.describe_image(empty, "base", CALL) == "base a.png no hand"
 
 
 # A run
@@ -73,7 +144,8 @@ def run(tmp_path_factory, run_script):
     add_useless_files(root / "palm")
     result = run_script(["hand_confidence.py", "--image_folder", root / "call", root / "palm",
                          "--names", "good", "bad", "--gesture", "call", "--output", root / "results.jsonl",
-                         "--per_image", root / "scores.csv", "--grid", root / "worst.png"])
+                         "--per_image", root / "scores.csv", "--grid", root / "worst.png",
+                         "--cache_dir", root / "cache"])
     assert result.returncode == 0, result.stderr
     return root, result
 
@@ -90,12 +162,18 @@ def test_table_summary_and_rows_say_the_same(run):
     settings = {"gesture": "call", "seed": 0, "max_num_hands": 2, "min_confidence": 0.5}
     assert all(settings.items() <= row.items() for row in rows)
 
-    header, *lines, summary = result.stdout.splitlines()
-    for line, row in zip(lines, rows, strict=True):
-        cells = dict(zip(header.split(), line.split(), strict=True))
-        for key in ("detection_rate", "hand_conf", "hand_conf_zero_filled", "gesture_match_rate"):
-            assert cells[key] == f"{row[key]:.4f}"
+    *lines, summary = result.stdout.splitlines()
+    table = read_table(lines)
+    for row in rows:
+        for key in ("num_images", "num_skipped", "num_without_hand", "num_hands"):
+            assert table[row["name"]][key] == str(row[key])
+        for key in ("detection_rate", "hand_conf", "hand_conf_zero_filled", "gesture_match_rate",
+                    "gesture_match_rate_zero_filled"):
+            numbers = [row[key + end] for end in ("", "_low", "_high")]
+            assert table[row["name"]][key] == "{:.4f} [{:.4f}, {:.4f}]".format(*numbers)
+            assert numbers[1] <= numbers[0] <= numbers[2]
     assert summary.count("HAND-CONF") == 2 and f"{rows[0]['hand_conf']:.4f}" in summary
+    assert summary.endswith(", 1 skipped")
 
 
 def test_progress_and_warnings_go_to_standard_error_and_nothing_else_does(run):
@@ -112,7 +190,7 @@ def test_every_image_has_a_line_of_scores(run):
     assert [line["file"] for line in lines] == [*(f"call_{i}.png" for i in range(5)), *(
         f"palm_{i}.png" for i in range(3)), "wall.png", "zdamaged.jpg"]
     by_file = {line["file"]: line for line in lines}
-    assert by_file["zdamaged.jpg"]["num_hands"] == "unreadable" and by_file["zdamaged.jpg"]["score"] is None
+    assert by_file["zdamaged.jpg"]["num_hands"] == "unreadable" and by_file["zdamaged.jpg"]["score"] == ""
     assert (by_file["wall.png"]["num_hands"], by_file["wall.png"]["score"]) == ("0", "0.0000")
     shown = [line for line in lines if line["shows_gesture"] == "1"]
     assert shown and all(line["fingers_out"] == "thumb little" for line in shown)
@@ -123,8 +201,35 @@ def test_every_image_has_a_line_of_scores(run):
 def test_grid_shows_what_was_detected(run):
     root, _ = run
     with Image.open(root / "worst.png") as grid:
-        assert grid.width > 8 * 190  # nine readable images, eight side by side
+        assert grid.width > 4 * 192 and grid.height > 3 * 192  # five and four readable images, four side by side
         assert (255, 0, 0) in {color for _, color in grid.getcolors(1 << 24)}
+
+
+def test_kept_hands_give_the_same_output_and_the_same_warnings(run, run_script):
+    root, result = run
+    again = run_script(["hand_confidence.py", "--image_folder", root / "call", root / "palm",
+                        "--names", "good", "bad", "--gesture", "call", "--cache_dir", root / "cache"])
+    assert again.stdout == result.stdout
+    errors = again.stderr.splitlines()
+    assert [line.split()[0] for line in errors] == ["read", "read", "warning:"]
+    assert errors[2] == result.stderr.splitlines()[-1]
+
+
+def test_the_protocol_sets_what_no_flag_sets(tmp_path):
+    def detection(*flags):
+        args = hand_confidence.parse_args(["--image_folder", str(tmp_path), *flags])
+        return args.max_num_hands, args.min_confidence
+
+    assert detection() == detection("--protocol", "clean") == (2, 0.5)
+    assert detection("--protocol", "hand1000") == (2, 0)
+    assert detection("--protocol", "hand1000", "--min_confidence", "0.3") == (2, 0.3)
+    assert detection("--max_num_hands", "1", "--protocol", "hand1000") == (1, 0)
+
+
+def test_empty_folder_fails_in_one_line(tmp_path, run_script):
+    result = run_script(["hand_confidence.py", "--image_folder", tmp_path])
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: {tmp_path}: no images in this folder") and result.stderr.count("\n") == 1
 
 
 def test_folder_of_unreadable_images_fails_in_one_line(tmp_path, run_script):
@@ -144,6 +249,8 @@ def test_folder_of_unreadable_images_fails_in_one_line(tmp_path, run_script):
     (["--image_folder", "{folder}", "--min_confidence", "nan"], "--min_confidence: must be a number from 0"),
     (["--image_folder", "{folder}", "--grid", "worst.txt"], "--grid worst.txt: give a name that ends in"),
     (["--image_folder", "{folder}", "--output", "{folder}"], "--output {folder}: is a folder"),
+    (["--image_folder", "{folder}", "--cache_dir", "Makefile"], "--cache_dir Makefile: is a file"),
+    (["--image_folder", "{folder}", "--protocol", "published"], "--protocol: invalid choice"),
 ])
 def test_wrong_arguments_are_refused(args, problem, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_status:

@@ -1,6 +1,8 @@
 """Hand detection: MediaPipe itself, on rendered hands."""
 
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +24,17 @@ from tests.rendered_hands import (
     skeleton_hand,
 )
 from utils.cli import UserError
-from utils.hands import choose_num_workers, detect_folder, detect_hands, draw_hands
-from utils.images import list_images
+from utils.hands import (
+    Hand,
+    choose_num_workers,
+    crop_hand,
+    crop_union,
+    detect_folder,
+    detect_hands,
+    draw_hands,
+    zoom_hand,
+)
+from utils.images import list_images, open_image
 
 ROOT = Path(__file__).resolve().parent.parent
 GESTURES = ("call", "four", "palm")
@@ -84,16 +95,22 @@ def test_an_image_without_a_hand_and_one_that_cannot_be_read_are_kept_apart(fold
     assert records[folder / "wall.png"] == [] and records[folder / "zdamaged.jpg"] is None
 
 
+def assert_same(found, expected):
+    """Two lists of (path, hands) agree in every bit."""
+    assert [path for path, _ in found] == [path for path, _ in expected]
+    for (_, hands), (_, others) in zip(found, expected, strict=True):
+        assert (hands is None) == (others is None)
+        for hand, other in zip(hands or [], others or [], strict=True):
+            assert (hand.handedness, hand.score) == (other.handedness, other.score)
+            for points, wanted in ((hand.landmarks, other.landmarks), (hand.world_landmarks, other.world_landmarks)):
+                assert points.dtype == np.float32 and points.shape == (21, 3)
+                assert points.tobytes() == wanted.tobytes()
+
+
 def test_results_depend_neither_on_the_processes_nor_on_the_order(folder, records, capfd):
     paths = list_images(folder)[::-1]
     again = detect_folder(paths, num_workers=2)
-    assert [path for path, _ in again] == paths
-    for path, hands in again:
-        assert len(hands or []) == len(records[path] or [])
-        for hand, other in zip(hands or [], records[path] or [], strict=True):
-            assert (hand.handedness, hand.score) == (other.handedness, other.score)
-            assert np.array_equal(hand.landmarks, other.landmarks)
-            assert np.array_equal(hand.world_landmarks, other.world_landmarks)
+    assert_same(again, [(path, records[path]) for path in paths])
 
     # Standard error holds the progress bar and the one warning, and nothing of MediaPipe's
     lines = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
@@ -107,15 +124,22 @@ def test_few_images_are_not_worth_a_pool():
 
 
 class KillsItsReader(os.PathLike):
-    """A path that no process survives opening."""
+    """A path that no process of a pool survives opening."""
 
     def __fspath__(self):
-        os.kill(os.getpid(), signal.SIGKILL)
+        if multiprocessing.parent_process():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "killer.png"
 
 
-def test_a_process_that_dies_is_reported(folder):
-    with pytest.raises(UserError, match="a worker process died"):
-        detect_folder([*list_images(folder), KillsItsReader()], num_workers=2)
+def test_an_image_that_ends_its_process_is_named_and_the_others_are_computed(folder, records, capsys):
+    paths = list_images(folder)
+    killer = KillsItsReader()
+    found = detect_folder([*paths[:3], killer, *paths[3:]], num_workers=2)
+    assert found.pop(3) == (killer, None)
+    assert_same(found, [(path, records[path]) for path in paths])
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 2 and ": ends the process that opens it; replace or remove the file" in warnings[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -148,8 +172,117 @@ def test_missing_mediapipe_is_said_in_one_line(monkeypatch):
         detect_hands(Image.new("RGB", (8, 8)), max_num_hands=7)  # a detector that no other test has made
 
 
+# Results kept in a folder
+
+
+def test_kept_hands_are_the_same_bit_for_bit_without_a_detector(folder, records, tmp_path, capsys, monkeypatch):
+    paths = list_images(folder)
+    first = detect_folder(paths, num_workers=1, cache_dir=tmp_path)
+    warning, = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning"))
+    monkeypatch.setattr("utils.hands.detect_hands", None)
+    second = detect_folder(paths, cache_dir=tmp_path)
+    assert_same(first, [(path, records[path]) for path in paths])
+    assert_same(second, first)
+    assert capsys.readouterr().err.splitlines() == [f"read from cache {next(tmp_path.iterdir())}", warning]
+
+
+def test_folders_detected_together_are_kept_apart(folder, records, tmp_path, capsys):
+    mixed = [path for path in list_images(folder) if path.name in ("call_0.png", "zdamaged.jpg", "palm_1.png")]
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(folder / "four_2.png", other / "call_0.png")
+    mixed.insert(1, other / "call_0.png")
+    expected = [(path, records[folder / "four_2.png" if path.parent == other else path]) for path in mixed]
+    assert_same(detect_folder(mixed, num_workers=1, cache_dir=tmp_path / "cache"), expected)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    capsys.readouterr()
+    (other / "call_0.png").write_bytes(b"no image")
+    changed = detect_folder(mixed, num_workers=1, cache_dir=tmp_path / "cache")
+    assert_same(changed, [(path, None if path.parent == other else found) for path, found in expected])
+    errors = capsys.readouterr().err
+    assert errors.count("read from cache") == errors.count("recomputed") == 1
+
+
+def test_other_settings_are_kept_apart(folder, tmp_path):
+    paths = [folder / "call_0.png"]
+    for settings in ({}, {"max_num_hands": 2}, {"min_confidence": 0}, {"min_confidence": 0.0}):
+        detect_folder(paths, num_workers=1, cache_dir=tmp_path, **settings)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+# Crops and drawings
+
+
+def hand_at(x0, y0, x1, y1):
+    """A Hand whose landmarks span a box."""
+    landmarks = np.zeros((21, 3), np.float32)
+    landmarks[:, :2] = (x0 + x1) / 2, (y0 + y1) / 2
+    landmarks[3, :2], landmarks[7, :2] = (x0, y1), (x1, y0)
+    return Hand("Left", 0.9, landmarks, landmarks)
+
+
+@pytest.fixture
+def ramp():
+    """80 pixels wide, 40 high; red is the column, green the row."""
+    rows, columns = np.mgrid[:40, :80].astype(np.uint8)
+    return Image.fromarray(np.stack([columns, rows, np.full_like(rows, 7)], axis=-1))
+
+
+def test_a_hand_is_cut_out_as_an_enlarged_square_around_its_centre(ramp):
+    crop = crop_hand(ramp, hand_at(0.25, 0.3, 0.4, 0.7))  # columns 20 to 32, rows 12 to 28
+    assert crop.size == (20, 20) and crop.mode == "RGB"  # 1.25 times 16
+    assert np.array_equal(np.asarray(crop), np.asarray(ramp)[10:30, 16:36])
+
+
+def test_enlargement_is_a_choice(ramp):
+    assert np.array_equal(np.asarray(crop_hand(ramp, hand_at(0.25, 0.25, 0.5, 0.75), enlarge=1)),
+                          np.asarray(ramp)[10:30, 20:40])
+
+
+def test_beyond_the_border_the_border_goes_on(ramp):
+    pixels = np.asarray(crop_hand(ramp, hand_at(-0.1, 0.7, 0.1, 1.1)))  # columns -8 to 8, rows 28 to 44
+    assert pixels.shape == (20, 20, 3)
+    assert np.array_equal(pixels[0, :, 0], np.clip(np.arange(-10, 10), 0, 79))
+    assert np.array_equal(pixels[:, 0, 1], np.clip(np.arange(26, 46), 0, 39))
+    pixels = np.asarray(crop_hand(ramp, hand_at(0.9, -0.1, 1.1, 0.3)))  # columns 72 to 88, rows -4 to 12
+    assert np.array_equal(pixels[0, :, 0], np.clip(np.arange(70, 90), 0, 79))
+    assert np.array_equal(pixels[:, 0, 1], np.clip(np.arange(-6, 14), 0, 39))
+
+
+def test_a_hand_outside_of_the_image_or_in_one_point_still_gives_a_crop(ramp):
+    for box in ((1.5, 1.5, 1.75, 2), (0.5, 0.5, 0.5, 0.5)):
+        for crop in (crop_hand(ramp, hand_at(*box)), crop_union(ramp, [hand_at(*box)])):
+            assert min(crop.size) >= 1
+
+
+def test_union_box_holds_all_hands_and_ends_at_the_border(ramp):
+    left, right = hand_at(-0.2, 0.5, 0.25, 0.75), hand_at(0.5, 0.26, 0.76, 0.6)
+    crop = np.asarray(crop_union(ramp, [left, right]))
+    assert np.array_equal(crop, np.asarray(ramp)[10:30, 0:61])  # 10.4 and 60.8 rounded outwards
+    with pytest.raises(ValueError, match="no hand"):
+        crop_union(ramp, [])
+
+
+def test_crops_show_the_hand(folder, records):
+    image = open_image(folder / "four_0.png")
+    found = detect_hands(crop_hand(image, records[folder / "four_0.png"][0], enlarge=2))
+    assert len(found) == 1
+
+
 def test_drawing_marks_a_copy():
     image = Image.new("RGB", (100, 80))
     drawn = draw_hands(image, [skeleton_hand("palm")])
     assert np.asarray(image).max() == 0
     assert {(255, 0, 0), (0, 255, 0), (255, 255, 0)} <= {color for _, color in drawn.getcolors()}
+
+
+def test_a_drawing_may_show_boxes_only_in_a_colour_of_choice():
+    drawn = draw_hands(Image.new("RGB", (100, 80)), [skeleton_hand("palm")], "orange", with_bones=False)
+    assert {color for _, color in drawn.getcolors()} == {(0, 0, 0), (255, 165, 0)}
+
+
+def test_enlarging_a_hand_keeps_its_marks_on_it(ramp):
+    zoomed = np.asarray(zoom_hand(ramp, hand_at(0.25, 0.25, 0.5, 0.75), 100, enlarge=2))  # columns 10 to 50
+    rows, columns = np.nonzero((zoomed == (255, 0, 0)).all(axis=-1))
+    assert zoomed.shape == (100, 100, 3)
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (25, 75, 25, 75)

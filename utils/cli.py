@@ -29,6 +29,12 @@ def one_line(text):
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def first_line(error):
+    """The first line of an exception's text, cut to a readable length."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
 # Parsers
 
 
@@ -294,3 +300,19 @@ def append_row(path, row):
         except OSError:
             file.truncate(end)
             raise
+
+
+def read_rows(path):
+    """The rows of a JSON lines file that `append_row` wrote. UserError naming the line that is damaged."""
+    rows = []
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not valid JSON ({error}); remove the line") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: a JSON object is expected; remove the line")
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{path}: no rows in it; run a metric script with --output {path}")
+    return rows

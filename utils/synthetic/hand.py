@@ -47,7 +47,7 @@ FLEXION = {
     "out": (4.0, 5.0, 4.0),
     "half": (38.0, 48.0, 28.0),
     "folded": (98.0, 108.0, 70.0),
-    "hold": (62.0, 82.0, 40.0),
+    "hold": (80.0, 102.0, 56.0),  # the little finger of three, under the thumb
 }
 
 # Directions of the three thumb bones, and where the thumb nail looks
@@ -70,28 +70,29 @@ class Pose:
     roll: float = 0.0  # turn in the image plane, counter-clockwise on a right hand
     yaw: float = 0.0  # turn about the long axis of the hand; 180 shows its back
     pitch: float = 0.0
+    thumb_on: str | None = None  # the bent finger on whose back the thumb presses, in place of the directions in THUMB
 
 
-OUT, FOLDED, TOUCH = "out", "folded", "touch"
+OUT, FOLDED, HOLD, TOUCH = "out", "folded", "hold", "touch"
 POSES = {
     "call": Pose((FOLDED, FOLDED, FOLDED, OUT), "side", 1.0, roll=12, pitch=8),
     "dislike": Pose((FOLDED, FOLDED, FOLDED, FOLDED), "out", roll=-105, yaw=6),
-    "fist": Pose((FOLDED, FOLDED, FOLDED, FOLDED), "over"),
+    "fist": Pose((FOLDED, FOLDED, FOLDED, FOLDED), "over", thumb_on="middle"),
     "four": Pose((OUT, OUT, OUT, OUT), "across", 0.85),
     "like": Pose((FOLDED, FOLDED, FOLDED, FOLDED), "out", roll=75, yaw=6),
-    "mute": Pose((OUT, FOLDED, FOLDED, FOLDED), "over", yaw=18),
-    "ok": Pose((TOUCH, OUT, OUT, OUT), TOUCH, 0.9, yaw=8),
-    "one": Pose((OUT, FOLDED, FOLDED, FOLDED), "over"),
+    "mute": Pose((OUT, FOLDED, FOLDED, FOLDED), "over", yaw=18, pitch=12, thumb_on="middle"),
+    "ok": Pose((TOUCH, OUT, OUT, OUT), TOUCH, 0.9, yaw=8, pitch=5),
+    "one": Pose((OUT, FOLDED, FOLDED, FOLDED), "over", pitch=12, thumb_on="middle"),
     "palm": Pose((OUT, OUT, OUT, OUT), "out", 1.0),
-    "peace": Pose((OUT, OUT, FOLDED, FOLDED), "over", 1.35),
-    "peace_inverted": Pose((OUT, OUT, FOLDED, FOLDED), "over", 1.35, yaw=180),
-    "rock": Pose((OUT, FOLDED, FOLDED, OUT), "over", 0.8),
+    "peace": Pose((OUT, OUT, FOLDED, FOLDED), "over", 1.35, thumb_on="ring"),
+    "peace_inverted": Pose((OUT, OUT, FOLDED, FOLDED), "over", 1.35, yaw=180, thumb_on="ring"),
+    "rock": Pose((OUT, FOLDED, FOLDED, OUT), "over", 0.8, pitch=12, thumb_on="middle"),
     "stop": Pose((OUT, OUT, OUT, OUT), "alongside", 0.0),
     "stop_inverted": Pose((OUT, OUT, OUT, OUT), "alongside", 0.0, yaw=180),
-    "three": Pose((OUT, OUT, OUT, "hold"), "across", 0.9),
-    "three2": Pose((OUT, OUT, FOLDED, FOLDED), "out", 1.1),
-    "two_up": Pose((OUT, OUT, FOLDED, FOLDED), "over", 0.0),
-    "two_up_inverted": Pose((OUT, OUT, FOLDED, FOLDED), "over", 0.0, yaw=180),
+    "three": Pose((OUT, OUT, OUT, HOLD), "across", 1.3, pitch=8, thumb_on="little"),
+    "three2": Pose((OUT, OUT, FOLDED, FOLDED), "out", 1.1, pitch=12),
+    "two_up": Pose((OUT, OUT, FOLDED, FOLDED), "over", 0.0, pitch=12, thumb_on="ring"),
+    "two_up_inverted": Pose((OUT, OUT, FOLDED, FOLDED), "over", 0.0, yaw=180, thumb_on="ring"),
 }
 
 
@@ -148,19 +149,31 @@ def bend_thumb(lengths, radii, directions, nail):
     return Finger("thumb", np.array(joints), np.array(radii), _unit(nail - (nail @ along) * along))
 
 
-def reach_thumb(lengths, radii, target):
-    """A thumb whose tip pad meets `target` (3,): the metacarpal leans to it, the other two bones bend like an elbow."""
-    metacarpal = _unit((0.62, 0.50, 0.60))
+def reach_thumb(lengths, radii, target, metacarpal, elbow):
+    """A thumb whose tip meets `target` (3,), or points to it: its two outer bones bend like an arm.
+
+    `metacarpal` (3,) is the direction of the first bone, `elbow` (3,) the side to which the joint of the others goes.
+    """
+    metacarpal = _unit(metacarpal)
     start = np.asarray(THUMB_BASE) + lengths[0] * metacarpal
     gap = target - start
     distance = min(np.linalg.norm(gap), 0.98 * (lengths[1] + lengths[2]))
     # law of cosines for the angle between the proximal bone and the line to the target
     cosine = (lengths[1] ** 2 + distance**2 - lengths[2] ** 2) / (2 * lengths[1] * distance)
-    outward = np.array([0.9, -0.2, 0.25])
+    outward = np.asarray(elbow)
     outward = _unit(outward - (outward @ _unit(gap)) * _unit(gap))
     proximal = cosine * _unit(gap) + np.sqrt(max(0.0, 1 - cosine**2)) * outward
     distal = target - (start + lengths[1] * proximal)
     return bend_thumb(lengths, radii, (metacarpal, proximal, distal), outward)
+
+
+def place_thumb_on(finger, radius):
+    """Where the tip of a thumb of this radius is that presses on the back of a bent finger's middle bone."""
+    knuckle, middle, outer, _ = finger.joints
+    along = outer - middle
+    proximal = middle - knuckle
+    back = _unit(proximal - (proximal @ _unit(along)) * _unit(along))
+    return middle + 0.6 * along + 0.9 * (finger.radii[1] + radius) * back  # 0.9: soft skin gives way
 
 
 def pose_hand(rng, pose, jitter=1.0, malformation=None):
@@ -178,9 +191,9 @@ def pose_hand(rng, pose, jitter=1.0, malformation=None):
     for name, state in zip(FINGERS[1:], pose.fingers, strict=True):
         fan = REST_FAN[name] + spread * (SPREAD_FAN[name] - REST_FAN[name]) + jitter * rng.normal(0, 1.5)
         if state == TOUCH:
-            flexion, fan = (56.0, 52.0, 28.0), 6.0
+            flexion, fan = (56.0, 60.0, 30.0), 4.0
         else:
-            if state == FOLDED:
+            if state in (FOLDED, HOLD):
                 fan = 0.5 * REST_FAN[name]
             flexion = FLEXION[state]
         flexion = np.array(flexion) + jitter * rng.normal(0, (5.0, 6.0, 4.0))
@@ -188,7 +201,12 @@ def pose_hand(rng, pose, jitter=1.0, malformation=None):
 
     if pose.thumb == TOUCH:
         tip = digits[0].joints[3]
-        thumb = reach_thumb(lengths["thumb"], radii["thumb"], tip + np.array([0.03, -0.07, 0.11]))
+        target = tip + np.array([0.03, -0.07, 0.11])
+        thumb = reach_thumb(lengths["thumb"], radii["thumb"], target, (0.62, 0.50, 0.60), (0.9, -0.2, 0.25))
+    elif pose.thumb_on is not None:
+        finger = digits[FINGERS[1:].index(pose.thumb_on)]
+        target = place_thumb_on(finger, radii["thumb"][3]) + jitter * rng.normal(0, 0.03, 3)
+        thumb = reach_thumb(lengths["thumb"], radii["thumb"], target, (0.30, 0.80, 0.45), (0.2, 1.0, 0.6))
     else:
         *directions, nail = THUMB[pose.thumb]
         directions = [np.asarray(d) + jitter * rng.normal(0, 0.06, 3) for d in directions]

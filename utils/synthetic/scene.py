@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from utils.synthetic.hand import POSES, pose_hand, random_pose, rotation
+from utils.synthetic.hand import POSES, HandModel, pose_hand, random_pose, rotation
 from utils.synthetic.raymarch import HandShape, View, surface, trace
 
 # sRGB, back of the hand; the palm of darker hands is lighter
@@ -49,6 +49,8 @@ class Scene:
     landmarks: np.ndarray
     box: tuple[float, float, float, float]
     fingers: list[str]  # state of thumb .. little
+    model: HandModel
+    view: View
 
 
 def render_scene(rng, gesture, resolution, malformation=None):
@@ -108,6 +110,8 @@ def render_scene(rng, gesture, resolution, malformation=None):
         landmarks,
         tuple(float(np.clip(v, 0, 1)) for v in box),
         [pose.thumb, *map(str, pose.fingers)],
+        model,
+        view,
     )
 
 

@@ -1,0 +1,205 @@
+"""cal_fid.py and cal_kid.py as a user runs them, and what utils/evaluation.py counts."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cal_fid
+import cal_kid
+from tests.rendered_hands import add_useless_files, render_folder
+from utils.cli import UserError, read_rows
+from utils.evaluation import measure_floor, open_folder
+from utils.features import FeatureSet
+from utils.metrics import frechet_distance, kernel_distance
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """call/ (8 hands), more_call/ (8 others), peace/ (8 hands, a wall, a damaged file), walls/ (no hand)."""
+    root = tmp_path_factory.mktemp("folders")
+    render_folder(root / "call", "call", 16)
+    (root / "more_call").mkdir()
+    for index in range(8, 16):
+        (root / "call" / f"call_{index}.png").rename(root / "more_call" / f"call_{index}.png")
+    render_folder(root / "peace", "peace", 8)
+    add_useless_files(root / "peace")
+    (root / "walls").mkdir()
+    for index in range(3):
+        Image.new("RGB", (64, 64), (60 * index,) * 3).save(root / "walls" / f"{index}.png")
+    return root
+
+
+def run_here(script, args):
+    """Row by name of a run in this process, which starts faster than a script."""
+    script.main(script.parse_args([str(arg) for arg in args]))
+
+
+# Runs
+
+
+def test_fid_of_landmarks_tells_gestures_apart_and_counts_everything(folders, tmp_path, run_script):
+    output = tmp_path / "results.jsonl"
+    result = run_script(["cal_fid.py", "--real_images", folders / "call", "--fake_images", folders / "more_call",
+                         folders / "peace", "--names", "call", "peace", "--features", "landmarks", "--floor",
+                         "--output", output])
+    assert result.returncode == 0, result.stderr
+    call, peace = read_rows(output)
+    assert (call["name"], peace["name"]) == ("call", "peace")
+    assert 0 < 5 * call["fid_h"] < peace["fid_h"]
+    counts = {"num_real": 8, "num_fake": 9, "num_skipped": 1, "num_skipped_fake": 1, "features": "landmarks", "seed": 0}
+    assert counts.items() <= peace.items()
+    assert peace["num_fake_hands"] == round(9 * peace["detection_rate"]) <= 8
+    assert peace["fid_h_floor_n"] == peace["num_real_hands"] // 2 and peace["fid_h_floor"] < peace["fid_h_same_n"]
+    assert "fid" not in peace
+    lines = result.stdout.splitlines()
+    assert lines[-1].startswith("call: FID-H ") and "; peace: FID-H " in lines[-1]
+    assert all("landmarks" in line for line in lines)
+    assert "zdamaged.jpg" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_kid_has_an_interval_and_synthetic_features_see_the_gesture(folders, tmp_path, capsys):
+    args = ["--real_images", folders / "call", "--fake_images", folders / "more_call", folders / "peace", "--features",
+            "synthetic", "--names", "call", "peace", "--output", tmp_path / "kid.jsonl", "--cache_dir", tmp_path / "c"]
+    run_here(cal_kid, args)
+    first = capsys.readouterr().out
+    call, peace = read_rows(tmp_path / "kid.jsonl")
+    for key in ("kid", "kid_h"):
+        assert peace[f"{key}_low"] <= peace[key] <= peace[f"{key}_high"]
+        assert peace[key] > call[key]
+    assert call["feature_settings"] and call["kid_subset_size"] == 4
+    run_here(cal_kid, args)
+    again = capsys.readouterr()
+    assert again.out == first and "read from cache" in again.err
+    assert read_rows(tmp_path / "kid.jsonl")[2:] == [call, peace]
+
+
+def test_every_line_of_random_inception_says_that_it_is_not_comparable(folders, capsys):
+    run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", folders / "peace", "--inception_weights",
+                       "random", "--num_images", 3, "--floor"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= 5 and all("random Inception, not comparable" in line for line in lines)
+
+
+def test_published_protocol_is_the_biased_estimate(folders, tmp_path):
+    args = ["--real_images", folders / "call", "--fake_images", folders / "more_call", "--inception_weights", "random",
+            "--region", "full", "--num_images", 4, "--output", tmp_path / "kid.jsonl"]
+    run_here(cal_kid, [*args, "--protocol", "hand1000"])
+    run_here(cal_kid, args)
+    published, ours = read_rows(tmp_path / "kid.jsonl")
+    assert published["kid"] > max(0, ours["kid"])  # the diagonals of the Gram matrices count in the biased one
+    assert published["kid_subset_size"] == 4 and "kid_low" not in published
+    assert (published["protocol"], ours["protocol"]) == ("hand1000", "clean")
+
+
+# What it rests on
+
+
+def feature_set(rows, image_index):
+    return FeatureSet(np.asarray(rows, dtype=np.float32), np.asarray(image_index), [])
+
+
+def test_floor_takes_whole_images_and_the_same_number_on_both_sides():
+    rng = np.random.default_rng(0)
+    real = feature_set(rng.normal(size=(40, 3)), np.repeat(np.arange(20), 2))
+    fake = feature_set(rng.normal(3, 1, size=(6, 3)), np.arange(6))
+    seen = []
+
+    def distance(x, y):
+        seen.append((x, y))
+        return frechet_distance(x, y)
+
+    floor, same_n, size = measure_floor(real, fake, 0, distance)
+    (first, second), (again, chosen) = seen
+    assert size == 6 and len(first) == len(second) == 12 and len(chosen) == 6 and np.array_equal(first, again)
+    assert not {tuple(row) for row in first} & {tuple(row) for row in second}
+    assert same_n > floor
+    assert measure_floor(real, fake, 0, distance) == (floor, same_n, size)
+    assert measure_floor(real, fake, 1, distance) != (floor, same_n, size)
+
+
+def test_floor_of_the_unbiased_distance_is_zero_on_average():
+    rng = np.random.default_rng(0)
+    real = feature_set(rng.normal(size=(200, 8)), np.arange(200))
+    floors = np.array([measure_floor(real, real, seed, kernel_distance)[0] for seed in range(40)])
+    # Splits of one sample push its halves apart or together; the sign still varies
+    assert (floors < 0).any() and (floors > 0).any()
+
+
+@pytest.mark.parametrize("num_real", [1, 3])
+def test_floor_of_too_few_images_is_missing(num_real):
+    few = feature_set(np.zeros((num_real, 2)), np.arange(num_real))
+    assert measure_floor(few, few, 0, frechet_distance) is None
+
+
+def test_num_images_draws_the_same_images_for_a_seed(folders):
+    def names(seed):
+        return [path.name for path, _ in open_folder(folders / "call", "call", 4, seed).records]
+
+    assert names(0) == names(0) and len(set(names(0))) == 4
+    assert len({tuple(names(seed)) for seed in range(6)}) > 1
+    assert len(open_folder(folders / "call", "call", 100, 0).records) == 8
+
+
+def test_unequal_numbers_and_the_same_folder_are_warned_about(folders, capsys):
+    run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", folders / "call", folders / "peace",
+                       "--features", "synthetic", "--region", "full"])
+    output = capsys.readouterr()
+    assert "8 real and 9 fake images" in output.err and "is the folder of --real_images" in output.err
+    same = output.out.splitlines()[2]
+    assert "FID" in same and abs(float(same.split("FID ")[1].split(":")[0])) < 1e-4
+
+
+# Refusals
+
+
+def test_a_folder_without_hands_is_refused_by_name(folders, run_script, tmp_path):
+    result = run_script(["cal_fid.py", "--real_images", folders / "call", "--fake_images", folders / "walls",
+                         "--features", "landmarks", "--output", tmp_path / "r.jsonl"])
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1].startswith(f"error: {folders / 'walls'}: 0 hands in 3 images")
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_a_single_readable_image_is_refused(folders, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").touch()
+    with pytest.raises(UserError, match="1 readable images in 2 images, at least two"):
+        run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", tmp_path, "--features", "synthetic",
+                           "--region", "full"])
+
+
+@pytest.mark.parametrize(("args", "message"), [
+    (["--features", "landmarks", "--region", "full"], "--region hands"),
+    (["--features", "synthetic", "--protocol", "hand1000"], "drop --features synthetic"),
+    (["--features", "synthetic", "--inception_weights", "random"], "drop one"),
+    (["--inception_weights", "nowhere.pth"], "nowhere.pth"),
+    (["--names", "a", "b"], "2 for 1 folders"),
+    (["--output", "."], "is a folder"),
+    (["--cache_dir", "README.md"], "is a file"),
+    (["--num_images", "0"], "--num_images"),
+])
+@pytest.mark.parametrize("script", [cal_fid, cal_kid])
+def test_wrong_flags_are_refused_before_anything_is_read(script, args, message, folders, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        script.parse_args(["--real_images", str(folders / "call"), "--fake_images", str(folders / "peace"), *args])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in error and error.count("\n") == 1
+
+
+def test_a_missing_folder_is_refused(folders, capsys):
+    for flag in ("--real_images", "--fake_images"):
+        args = ["--real_images", str(folders / "call"), "--fake_images", str(folders / "peace")]
+        args[args.index(flag) + 1] = str(folders / "none")
+        with pytest.raises(SystemExit):
+            cal_fid.parse_args(args)
+        assert f"{flag} " in capsys.readouterr().err
+
+
+def test_rows_are_json_without_surprises(folders, tmp_path):
+    run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", folders / "more_call", "--features",
+                       "synthetic", "--region", "full", "--output", tmp_path / "r.jsonl"])
+    row = json.loads((tmp_path / "r.jsonl").read_text())
+    assert isinstance(row["fid"], float) and row["real_images"] == str(folders / "call")
+    assert row["num_real"] == row["num_fake"] == 8 and "detection_rate" not in row

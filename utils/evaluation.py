@@ -1,0 +1,284 @@
+"""Two folders of images compared: what cal_fid.py and cal_kid.py share, which is all but the distance itself."""
+
+import itertools
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils import cli
+
+REGIONS = {"full": ("full",), "hands": ("hands",), "both": ("full", "hands")}
+KEY_SUFFIX = {"full": "", "hands": "_h"}
+LABEL_SUFFIX = {"full": "", "hands": "-H"}
+PROTOCOLS = ("clean", "hand1000")
+FEATURES = ("inception", "landmarks", "synthetic")
+DETECTION = {"max_num_hands": 2, "min_confidence": 0.5}  # of MediaPipe, in both protocols
+
+
+# Flags
+
+
+def add_flags(parser):
+    parser.add_argument("--real_images", type=cli.path_name, required=True, help="folder of real images")
+    parser.add_argument("--fake_images", type=cli.path_name, nargs="+", required=True,
+                        help="one or more folders of generated images, each compared with the real ones")
+    parser.add_argument("--names", nargs="+", help="a label for each folder of --fake_images")
+    parser.add_argument("--num_images", type=cli.positive_int,
+                        help="take so many images of every folder, drawn at random (default: all)")
+    parser.add_argument("--region", choices=REGIONS, default="both",
+                        help="what to compare: the whole images, the hands cut out of them, or both")
+    parser.add_argument("--features", choices=FEATURES, default="inception",
+                        help="inception: what FID and KID are known for. landmarks: the pose of the hands as MediaPipe "
+                             "sees it, hands only. synthetic: a small shipped network for rendered hands")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="clean",
+                        help="clean: ours. hand1000: the definitions of the paper's programs, on correct RGB")
+    parser.add_argument("--inception_weights", metavar="PATH",
+                        help="a weights file instead of the download; random: for tests, the numbers mean nothing")
+    parser.add_argument("--floor", action="store_true",
+                        help="also print what two halves of the real images give, and the fake ones at the same number")
+    parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="pictures in a batch of the network")
+    parser.add_argument("--num_workers", type=cli.positive_int,
+                        help="processes that detect hands (default: one per core, fewer for few images)")
+    parser.add_argument("--cache_dir", type=cli.path_name,
+                        help="folder to keep features and detected hands in; used again while the images are the same")
+    parser.add_argument("--output", type=cli.path_name, help="JSON lines file to append one row to")
+    cli.add_common_flags(parser)
+
+
+def check_args(parser, args):
+    for path, flag in [(args.real_images, "--real_images"), *((path, "--fake_images") for path in args.fake_images)]:
+        cli.require_dir(parser, path, flag, "give an existing folder with images")
+    if args.names and len(args.names) != len(args.fake_images):
+        parser.error(f"--names: {len(args.names)} for {len(args.fake_images)} folders; give one for each")
+    if args.features == "landmarks" and args.region == "full":
+        parser.error("--features landmarks describe hands, not whole images; use --region hands")
+    if args.protocol == "hand1000" and args.features != "inception":
+        parser.error(f"--protocol hand1000 is defined on Inception features; drop --features {args.features}")
+    if args.inception_weights is not None and args.features != "inception":
+        parser.error(f"--inception_weights has no effect with --features {args.features}; drop one of the two")
+    if args.inception_weights not in (None, "random"):
+        cli.require_file(parser, args.inception_weights, "--inception_weights", "give a .pth or .safetensors file")
+    if args.output and args.output.is_dir():
+        parser.error(f"--output {args.output}: is a folder; give a file name")
+    if args.cache_dir and args.cache_dir.exists() and not args.cache_dir.is_dir():
+        parser.error(f"--cache_dir {args.cache_dir}: is a file; give a folder")
+
+
+# What is measured
+
+
+@dataclass(frozen=True)
+class Distance:
+    """FID or KID. key, label: "fid", "FID". hand_crops: how hands are cut out in each protocol (features.CROPS).
+
+    headline(real, fake): the number of two (n, d) arrays. measure(real, fake): a dict of it under "" and of what goes
+    with it, by the suffix of its key in a row. describe(values): those as text.
+    """
+
+    key: str
+    label: str
+    hand_crops: dict
+    is_biased: bool
+    headline: Callable
+    measure: Callable
+    describe: Callable
+
+
+@dataclass
+class Folder:
+    """One folder of images. records: (path, hands) of those that can be read; num_with_hand: None if not looked at."""
+
+    path: Path
+    name: str
+    records: list
+    num_skipped: int = 0
+    num_with_hand: int | None = None
+    regions: dict = field(default_factory=dict)  # region -> FeatureSet
+
+    @property
+    def detection_rate(self):
+        return self.num_with_hand / len(self.records)
+
+
+def open_folder(path, name, num_images, seed):
+    """A Folder of all its images, or of `num_images` of them drawn at random."""
+    from utils.images import list_images
+
+    paths = list_images(path)
+    if num_images and num_images < len(paths):
+        paths = sorted(random.Random(seed).sample(paths, num_images))
+    return Folder(path, name, [(path, []) for path in paths])
+
+
+def detect_hands(folders, num_workers, cache_dir):
+    """Find the hands of all folders in one pass; images that cannot be read leave the records."""
+    from utils.hands import detect_folder
+
+    paths = [path for folder in folders for path, _ in folder.records]
+    found = iter(detect_folder(paths, num_workers, **DETECTION, cache_dir=cache_dir))
+    for folder in folders:
+        records = list(itertools.islice(found, len(folder.records)))
+        folder.records = [(path, hands) for path, hands in records if hands is not None]
+        folder.num_skipped = len(records) - len(folder.records)
+        folder.num_with_hand = sum(bool(hands) for _, hands in folder.records)
+
+
+def load_extractor(args):
+    """The network of --features, None for landmarks, which need none."""
+    if args.features == "synthetic":
+        from utils.synthetic.feature_network import load_feature_network
+
+        return load_feature_network()
+    if args.features == "inception":
+        from utils.inception import load_inception
+
+        published = args.protocol == "hand1000"
+        weights = args.inception_weights or ("imagenet" if published else "fid")
+        return load_inception(weights, "published" if published else "clean", args.seed)
+    return None
+
+
+def measure_folder(folder, regions, hand_crop, extractor, args, device):
+    """Fill folder.regions. UserError if fewer than two pictures of a region are left."""
+    from utils import features
+
+    for region in regions:
+        if extractor is None:
+            found = features.landmark_features(folder.records)
+        else:
+            found = features.extract_features(
+                extractor, folder.records, "full" if region == "full" else hand_crop, device, args.batch_size,
+                args.cache_dir, DETECTION, f"{folder.name}, {region}")
+        folder.num_skipped += len(found.unreadable)
+        folder.regions[region] = found
+        if len(found.features) < 2:
+            what = "hands" if region == "hands" else "readable images"
+            raise cli.UserError(f"{folder.path}: {len(found.features)} {what} in {len(folder.records)} images, at "
+                                "least two are needed; see the warnings, or give another folder")
+
+
+def measure_floor(real, fake, seed, headline):
+    """(floor, same N, N): two halves of the real rows, and one of them against as many fake ones. None if too few.
+
+    Halves are made of images, so that two hands of one image never fall on both sides.
+    """
+    import numpy as np
+
+    from utils.bootstrap import split_halves
+
+    real_images, fake_images = np.unique(real.image_index), np.unique(fake.image_index)
+    size = min(len(real_images) // 2, len(fake_images))
+    if size < 2:
+        return None
+    first, second = (real.of_images(real_images[half]) for half in split_halves(len(real_images), seed, size))
+    chosen = np.random.default_rng(seed).permutation(fake_images)[:size]
+    return headline(first, second), headline(first, fake.of_images(chosen)), size
+
+
+def compare_region(region, real, fake, distance, args, source):
+    """(values by key of the row, lines to print, headline as text) of one region of two Folders."""
+    key, label = distance.key + KEY_SUFFIX[region], distance.label + LABEL_SUFFIX[region]
+    real_set, fake_set = real.regions[region], fake.regions[region]
+    counts = len(real_set.features), len(fake_set.features)
+    unit = "images" if region == "full" else "hands"
+    if counts[0] != counts[1] and distance.is_biased:
+        warn(f"{fake.name}: {counts[0]} real and {counts[1]} fake {unit}: the bias of {label} depends on both numbers; "
+             "compare only with rows of the same numbers, see --num_images")
+    elif counts[0] != counts[1] and region == "full":
+        warn(f"{fake.name}: {counts[0]} real and {counts[1]} fake {unit}; {label} has no bias from that")
+    values = distance.measure(real_set.features, fake_set.features)
+    text = f"{label} {distance.describe(values)}"
+    row = {key + suffix: value for suffix, value in values.items()}
+    lines = [f"{text}: {counts[0]} real and {counts[1]} fake {unit}; {source}"]
+    floor = measure_floor(real_set, fake_set, args.seed, distance.headline) if args.floor else None
+    if floor:
+        row |= {f"{key}_{suffix}": value for suffix, value in zip(("floor", "same_n", "floor_n"), floor, strict=True)}
+        lines.append(f"{label} floor {format_number(floor[0])}: real against real, {floor[2]} images each; fake "
+                     f"against real at the same number {format_number(floor[1])}; {source}")
+    elif args.floor:
+        warn(f"{label}: too few images for --floor, which needs four real ones and two fake ones")
+    return row, lines, text
+
+
+def compare_folders(args, distance):
+    """Compare every folder of --fake_images with --real_images by a Distance.
+
+    Prints one line per folder and per number, then a summary as the last line; appends a row per folder to --output.
+    """
+    from utils.device import resolve_device
+
+    # Check what is cheap to check
+    real = open_folder(args.real_images, "real", args.num_images, args.seed)
+    names = args.names or (args.fake_images if len(args.fake_images) > 1 else ["fake"])
+    fakes = [open_folder(path, cli.one_line(name), args.num_images, args.seed)
+             for path, name in zip(args.fake_images, names, strict=True)]
+    regions = ("hands",) if args.features == "landmarks" else REGIONS[args.region]
+    device = resolve_device(args.device)
+    extractor = load_extractor(args)
+    source = f"features: {extractor.name if extractor else 'landmarks'}"
+    for fake in fakes:
+        if fake.path.resolve() == real.path.resolve():
+            warn(f"--fake_images {fake.path} is the folder of --real_images")
+
+    # Hands, then features, of all folders
+    if "hands" in regions:
+        detect_hands([real, *fakes], args.num_workers, args.cache_dir)
+    for folder in (real, *fakes):
+        measure_folder(folder, regions, distance.hand_crops[args.protocol], extractor, args, device)
+
+    # Distances
+    settings = {"protocol": args.protocol, "regions": list(regions), "seed": args.seed,
+                "features": extractor.name if extractor else "landmarks",
+                "feature_settings": extractor.settings if extractor else None}
+    rows, summaries = [], []
+    print(describe_folder(real, source))
+    for fake in fakes:
+        row = {"script": f"cal_{distance.key}.py", "name": fake.name, "real_images": str(real.path),
+               "fake_images": str(fake.path), **count_images(real, fake), **settings}
+        print(describe_folder(fake, source))
+        texts = []
+        for region in regions:
+            values, lines, text = compare_region(region, real, fake, distance, args, source)
+            row |= values
+            texts.append(text)
+            print("\n".join(f"{fake.name}: {line}" for line in lines))
+        rows.append(row)
+        summaries.append(f"{fake.name}: {', '.join(texts)}")
+
+    for row in rows if args.output else []:
+        cli.append_row(args.output, row)
+    print(f"{'; '.join(summaries)} ({source}, {args.protocol} protocol, {len(real.records)} real images)")
+
+
+# Printing
+
+
+def count_images(real, fake):
+    """What a row says of how much its numbers rest on."""
+    counts = {"num_real": len(real.records), "num_fake": len(fake.records),
+              "num_skipped": real.num_skipped + fake.num_skipped,
+              "num_skipped_real": real.num_skipped, "num_skipped_fake": fake.num_skipped}
+    if "hands" in real.regions:
+        counts |= {"num_real_hands": len(real.regions["hands"].features),
+                   "num_fake_hands": len(fake.regions["hands"].features),
+                   "detection_rate_real": real.detection_rate, "detection_rate": fake.detection_rate}
+    return counts
+
+
+def describe_folder(folder, source):
+    """How much of a folder counts, on one line."""
+    line = f"{folder.name} {cli.one_line(folder.path)}: {len(folder.records)} images, {folder.num_skipped} unreadable"
+    if folder.num_with_hand is not None:
+        without = len(folder.records) - folder.num_with_hand
+        line += f", hands in {folder.detection_rate:.1%}, {without} without a hand left out of the hand numbers"
+    return f"{line}; {source}"
+
+
+def warn(message):
+    print(f"warning: {cli.one_line(message)}", file=sys.stderr)
+
+
+def format_number(value):
+    return f"{value:.5f}" if abs(value) < 1 else f"{value:.3f}"

@@ -1,0 +1,79 @@
+"""The rows that the metric scripts appended to a file, as one table: a line per number, a column per folder.
+
+  python -m utils.results_table outputs/call/results.jsonl
+
+Reads the JSON lines of cal_fid.py, cal_kid.py and hand_confidence.py (--output) and joins them by the name of the
+folder; where a number was measured twice, the later row counts. In brackets stand 95 % intervals.
+"""
+
+from utils import cli
+
+# What is shown, in this order: key of the row, heading. The features of a distance are added to its heading.
+COUNTS = {"num_images": "images", "num_without_hand": "images without a hand", "num_skipped": "images skipped"}
+RATES = {"detection_rate": "detection rate", "gesture_match_rate": "gesture match rate",
+         "hand_conf": "HAND-CONF", "hand_conf_zero_filled": "HAND-CONF, no hand = 0"}
+DISTANCES = {"fid": "FID", "fid_h": "FID-H", "kid": "KID", "kid_h": "KID-H"}
+COUNTED = {"fid": ("images", ""), "kid": ("images", ""), "fid_h": ("hands", "_hands"), "kid_h": ("hands", "_hands")}
+
+
+def parse_args(argv=None):
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("results", type=cli.path_name, help="JSON lines file that the metric scripts appended to")
+    parser.add_argument("--seed", type=cli.nonnegative_int, default=0, help="has no effect, nothing is drawn here")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    cli.require_file(parser, args.results, "results", "give the file that --output of a metric script named")
+    return args
+
+
+def format_value(row, key):
+    """A number with the interval that stands beside it in its row."""
+    def short(value):
+        return str(value) if isinstance(value, int) else f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+
+    if row.get(key) is None:
+        return "-"
+    if row.get(f"{key}_low") is None:
+        return short(row[key])
+    return f"{short(row[key])} [{short(row[f'{key}_low'])}, {short(row[f'{key}_high'])}]"
+
+
+def describe_source(row):
+    """The features of a distance, and its protocol if it is not ours."""
+    protocol = "" if row.get("protocol") == "clean" else f", {row.get('protocol')} protocol"
+    return f"({row.get('features')}{protocol})"
+
+
+def collect_cells(rows):
+    """{heading: {name: text}} and the names, both in the order they are to be shown."""
+    cells = {heading: {} for heading in (*COUNTS.values(), *RATES.values())}
+    names = []
+    for row in rows:
+        name = row.get("name", "")
+        if name not in names:
+            names.append(name)
+        for key, heading in (COUNTS | RATES).items():
+            if key in row and row.get("script") == "hand_confidence.py":
+                cells[heading][name] = format_value(row, key)
+        for key in (key for key in DISTANCES if key in row):
+            unit, suffix = COUNTED[key]
+            counts = f"{row.get(f'num_real{suffix}')} and {row.get(f'num_fake{suffix}')}"
+            for heading, text in ((f"{unit} compared", counts), (DISTANCES[key], format_value(row, key))):
+                cells.setdefault(f"{heading} {describe_source(row)}", {})[name] = text
+    return {heading: line for heading, line in cells.items() if line}, names
+
+
+def format_table(cells, names):
+    """The lines of an aligned table."""
+    table = [["", *names], *([heading, *(line.get(name, "-") for name in names)] for heading, line in cells.items())]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
+
+
+def main(args):
+    rows = cli.read_rows(args.results)
+    print("\n".join(format_table(*collect_cells(rows))))
+
+
+if __name__ == "__main__":
+    cli.run_main(main, parse_args())
