@@ -16,7 +16,6 @@ Appends one JSON row to --output, and writes --per_image and --grid for a look b
 
 import csv
 import itertools
-import sys
 import textwrap
 from contextlib import closing
 
@@ -124,7 +123,7 @@ def compare_pairs(paths, captions, clip, batch_size):
         for start in range(0, len(paths), batch_size):
             images = list(itertools.islice(loaded, batch_size))
             for error in (image for image in images if isinstance(image, cli.UserError)):
-                tqdm.write(f"warning: skipped: {cli.one_line(error)}", file=sys.stderr)
+                cli.warn(f"skipped: {error}")
             readable = [i for i, image in enumerate(images) if not isinstance(image, cli.UserError)]
             if readable:
                 image_embeds = clip.encode_images([images[i] for i in readable])  # (n, d)

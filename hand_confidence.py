@@ -9,7 +9,10 @@ Reads the images of each folder. Prints a table with a column per folder, and a 
   hand_conf                       mean handedness score of all detected hands, as published; never below 0.5
   hand_conf_zero_filled           mean over all images of the score of the best hand, 0 where there is none
   gesture_match_rate              share of the images with a hand in which a hand shows the fingers of --gesture
+                                  whatever its side, size and rotation
   gesture_match_rate_zero_filled  the same as a share of all images: one without a hand does not show the gesture
+  direction_match_rate            like and dislike only: share of the images that show their fingers in which the
+                                  thumb points up, or down
 In brackets stand 95 % intervals: of a rate by Wilson's formula, of a mean score by a bootstrap over images.
 Worse hands are found less often, so compare folders by the zero-filled numbers, or beside the detection rate.
 Appends one JSON row per folder to --output, and writes --per_image and --grid for a look behind the numbers.
@@ -20,7 +23,7 @@ from utils import cli
 
 COUNTS = ("num_images", "num_skipped", "num_without_hand", "num_hands")
 METRICS = ("detection_rate", "hand_conf", "hand_conf_zero_filled", "gesture_match_rate",
-           "gesture_match_rate_zero_filled")
+           "gesture_match_rate_zero_filled", "direction_match_rate")
 PROTOCOLS = {"clean": {"max_num_hands": 2, "min_confidence": 0.5},
              "hand1000": {"max_num_hands": 2, "min_confidence": 0.0}}
 BOX = ("x0", "y0", "x1", "y1")
@@ -80,12 +83,13 @@ def score_image(path, hands, gesture):
 
     `best` is the hand that shows the gesture if one does, else the one with the highest score, or None.
     """
-    from utils.finger_states import matches_gesture
+    from utils.finger_states import matches_direction, matches_gesture
 
     ranked = sorted(hands or [], key=lambda hand: -hand.score)
     showing = [hand for hand in ranked if gesture and matches_gesture(hand, gesture)]
     best = (showing or ranked or [None])[0]
     return {"path": path, "hands": hands, "best": best, "shows_gesture": bool(showing),
+            "points_right": any(matches_direction(hand, gesture) for hand in showing),
             "score": max((hand.score for hand in ranked), default=0.0)}
 
 
@@ -116,6 +120,8 @@ def summarize_folder(scored, gesture, seed=0):
     if gesture:
         pairs["gesture_match_rate"] = [(image["shows_gesture"], bool(image["hands"])) for image in readable]
         pairs["gesture_match_rate_zero_filled"] = [(image["shows_gesture"], 1) for image in readable]
+        if gesture.direction != "any":
+            pairs["direction_match_rate"] = [(image["points_right"], image["shows_gesture"]) for image in readable]
     for name in pairs:
         row[name], row[f"{name}_low"], row[f"{name}_high"] = measure_ratio(pairs[name], seed)
     return row

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import cal_fid
@@ -12,6 +13,7 @@ from tests.rendered_hands import add_useless_files, render_folder
 from utils.cli import UserError, read_rows
 from utils.evaluation import measure_floor, open_folder
 from utils.features import FeatureSet
+from utils.inception import load_inception
 from utils.metrics import frechet_distance, kernel_distance
 
 
@@ -91,6 +93,14 @@ def test_published_protocol_is_the_biased_estimate(folders, tmp_path):
     assert published["kid"] > max(0, ours["kid"])  # the diagonals of the Gram matrices count in the biased one
     assert published["kid_subset_size"] == 4 and "kid_low" not in published
     assert (published["protocol"], ours["protocol"]) == ("hand1000", "clean")
+
+
+def test_published_protocol_refuses_the_other_weights(folders, tmp_path):
+    network = load_inception("random")
+    torch.save(network.state_dict(), tmp_path / "fid.pth")
+    with pytest.raises(UserError, match="ImageNet"):
+        run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", folders / "peace", "--protocol",
+                           "hand1000", "--inception_weights", tmp_path / "fid.pth"])
 
 
 # What it rests on

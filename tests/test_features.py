@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from tests.rendered_hands import skeleton_hand
-from utils.features import exact_fp32, extract_features, landmark_features
+from utils.device import full_precision
+from utils.features import extract_features, landmark_features
 from utils.gesture_encoder import canonical_landmarks
 
 
@@ -104,7 +105,7 @@ def test_landmark_features_are_poses_without_the_wrist(grey_records):
 
 def test_fp32_settings_are_put_back():
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    with pytest.raises(RuntimeError, match="inside"), exact_fp32():
+    with pytest.raises(RuntimeError, match="inside"), full_precision(torch.device("cpu")):
         assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
         raise RuntimeError("inside")
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before

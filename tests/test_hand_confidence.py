@@ -1,6 +1,7 @@
 """hand_confidence.py: what it counts, and a run as a user runs it."""
 
 import csv
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -49,6 +50,14 @@ def test_match_rate_is_a_share_of_the_images_with_a_hand():
     idle = skeleton_hand("palm", score=0.99)
     row = summarize([[skeleton_hand("call")], [idle, skeleton_hand("call", score=0.7)], [idle], []], CALL)
     assert row["gesture_match_rate"] == pytest.approx(2 / 3)
+
+
+def test_like_and_dislike_have_the_same_fingers_and_are_told_apart_by_their_direction():
+    hand = skeleton_hand("like")
+    upside_down = dataclasses.replace(hand, world_landmarks=hand.world_landmarks * (-1, -1, 1))
+    row = summarize([[hand], [hand], [hand], [upside_down], [], [skeleton_hand("palm")]], GESTURES["like"])
+    assert row["gesture_match_rate"] == pytest.approx(4 / 5) and row["direction_match_rate"] == pytest.approx(3 / 4)
+    assert "direction_match_rate" not in summarize([[hand]], CALL)
 
 
 def test_best_hand_is_the_gesturing_one_then_the_surest():

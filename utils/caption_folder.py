@@ -9,10 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
-import sys
 from pathlib import Path
-
-from tqdm import tqdm
 
 from utils import cli
 from utils.images import list_images, open_image
@@ -44,10 +41,6 @@ def can_be_read(path):
     return False
 
 
-def warn(message):
-    tqdm.write(f"warning: {cli.one_line(message)}", file=sys.stderr)
-
-
 class CaptionFolder:
     """`paths` are its images in the order of the lists, `records` what is known of them by name."""
 
@@ -61,7 +54,7 @@ class CaptionFolder:
         self.paths = [path for path in paths if is_listable(path.name)]
         for path in paths:
             if not is_listable(path.name):
-                warn(f"left out: {path}: such a name cannot stand in a list; rename the file")
+                cli.warn(f"left out: {path}: such a name cannot stand in a list; rename the file")
         self.settings, self.records = (None, {}) if overwrite else self.read()[:2]
 
     def read(self):
@@ -155,7 +148,7 @@ class CaptionFolder:
             with cli.atomic_path(path) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
         if self.enriched_list.exists():
-            warn(f"{self.enriched_list} was made from earlier captions; run enrich_captions.py again")
+            cli.warn(f"{self.enriched_list} was made from earlier captions; run enrich_captions.py again")
 
     def summary(self):
         """What became of the images, in a few words."""

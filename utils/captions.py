@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils import cli
-from utils.caption_folder import NO_CAPTION, CaptionFolder, file_stamp, warn
+from utils.caption_folder import NO_CAPTION, CaptionFolder, file_stamp
 from utils.images import open_image
 from utils.prefetch import map_ahead
 
@@ -101,7 +101,7 @@ def caption_folder(folder, paths, model, settings, batch_size, seed):
             append(records)
             for record in records:
                 if problem := record.get("problem"):
-                    warn(f"left out: {record['name']}: {problem}")
+                    cli.warn(f"left out: {record['name']}: {problem}")
             progress.update(len(records))
 
 

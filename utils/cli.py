@@ -152,12 +152,16 @@ def require_gesture(parser, name, flag="--gesture"):
 # Running
 
 
-def print_error(message):
+def print_error(message, kind="error"):
     """One line on standard error, clear of any progress bar."""
     tqdm = sys.modules.get("tqdm")
     write = tqdm.tqdm.write if hasattr(tqdm, "tqdm") else print
     with contextlib.suppress(OSError):  # nobody listens any more
-        write(f"error: {one_line(message)}", file=sys.stderr)
+        write(f"{kind}: {one_line(message)}", file=sys.stderr)
+
+
+def warn(message):
+    print_error(message, "warning")
 
 
 def run_main(main, args):

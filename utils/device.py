@@ -1,4 +1,6 @@
-"""The device that a script computes on, from the value of its --device flag."""
+"""The device that a script computes on, from the value of its --device flag, and exact arithmetic on it."""
+
+import contextlib
 
 import torch
 
@@ -15,3 +17,18 @@ def resolve_device(name):
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name}: not usable here ({first_line(error)}); try cpu") from error
     return device
+
+
+@contextlib.contextmanager
+def full_precision(device):
+    """Networks inside run in fp32 and the same way each time: no TF32, no autocast, no choice by timing."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    try:
+        matmul.allow_tf32 = False
+        with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(
+                enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False,
+                fp32_precision="ieee"):
+            yield
+    finally:
+        matmul.allow_tf32 = before

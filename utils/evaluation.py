@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +135,11 @@ def load_extractor(args):
 
         published = args.protocol == "hand1000"
         weights = args.inception_weights or ("imagenet" if published else "fid")
-        return load_inception(weights, "published" if published else "clean", args.seed)
+        network = load_inception(weights, "published" if published else "clean", args.seed)
+        if published and weights != "random" and network.variant != "imagenet":
+            raise cli.UserError(f"--inception_weights {weights}: the FID weights; --protocol hand1000 is defined on "
+                                "the ImageNet ones, give inception_v3_google-0cc3c7bd.pth or use --protocol clean")
+        return network
     return None
 
 
@@ -184,10 +187,10 @@ def compare_region(region, real, fake, distance, args, source):
     counts = len(real_set.features), len(fake_set.features)
     unit = "images" if region == "full" else "hands"
     if counts[0] != counts[1] and distance.is_biased:
-        warn(f"{fake.name}: {counts[0]} real and {counts[1]} fake {unit}: the bias of {label} depends on both numbers; "
-             "compare only with rows of the same numbers, see --num_images")
+        cli.warn(f"{fake.name}: {counts[0]} real and {counts[1]} fake {unit}: the bias of {label} depends on both "
+                 "numbers; compare only with rows of the same numbers, see --num_images")
     elif counts[0] != counts[1] and region == "full":
-        warn(f"{fake.name}: {counts[0]} real and {counts[1]} fake {unit}; {label} has no bias from that")
+        cli.warn(f"{fake.name}: {counts[0]} real and {counts[1]} fake {unit}; {label} has no bias from that")
     values = distance.measure(real_set.features, fake_set.features)
     text = f"{label} {distance.describe(values)}"
     row = {key + suffix: value for suffix, value in values.items()}
@@ -198,7 +201,7 @@ def compare_region(region, real, fake, distance, args, source):
         lines.append(f"{label} floor {format_number(floor[0])}: real against real, {floor[2]} images each; fake "
                      f"against real at the same number {format_number(floor[1])}; {source}")
     elif args.floor:
-        warn(f"{label}: too few images for --floor, which needs four real ones and two fake ones")
+        cli.warn(f"{label}: too few images for --floor, which needs four real ones and two fake ones")
     return row, lines, text
 
 
@@ -220,7 +223,7 @@ def compare_folders(args, distance):
     source = f"features: {extractor.name if extractor else 'landmarks'}"
     for fake in fakes:
         if fake.path.resolve() == real.path.resolve():
-            warn(f"--fake_images {fake.path} is the folder of --real_images")
+            cli.warn(f"--fake_images {fake.path} is the folder of --real_images")
 
     # Hands, then features, of all folders
     if "hands" in regions:
@@ -274,10 +277,6 @@ def describe_folder(folder, source):
         without = len(folder.records) - folder.num_with_hand
         line += f", hands in {folder.detection_rate:.1%}, {without} without a hand left out of the hand numbers"
     return f"{line}; {source}"
-
-
-def warn(message):
-    print(f"warning: {cli.one_line(message)}", file=sys.stderr)
 
 
 def format_number(value):

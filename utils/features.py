@@ -7,14 +7,14 @@ utils/synthetic/feature_network.py.
 
 import contextlib
 import functools
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from utils.cli import UserError, one_line
+from utils.cli import UserError, warn
+from utils.device import full_precision
 from utils.folder_cache import cached_arrays
 from utils.gesture_encoder import canonical_landmarks
 from utils.images import open_image
@@ -37,21 +37,6 @@ class FeatureSet:
     def of_images(self, chosen):
         """The rows (m, d) of the images with these indices."""
         return self.features[np.isin(self.image_index, chosen)]
-
-
-@contextlib.contextmanager
-def exact_fp32():
-    """TF32 and autocast off: features must not depend on the accelerator more than they have to."""
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = False
-        with torch.inference_mode(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
 
 
 def cut_image(image, crop, hands):
@@ -88,7 +73,7 @@ def compute_features(extractor, records, crop, device, batch_size, progress):
     prepare = functools.partial(prepare_pictures, crop=crop, prepare=extractor.prepare)
     prepared = map_ahead(prepare, [record for _, record in wanted], ahead=batch_size)
     extractor.to(device)
-    with exact_fp32(), contextlib.closing(prepared):
+    with torch.inference_mode(), full_precision(torch.device(device)), contextlib.closing(prepared):
         for (index, _), pictures in zip(wanted, tqdm(prepared, progress, len(wanted), unit="image"), strict=True):
             if isinstance(pictures, str):
                 unreadable.append(pictures)
@@ -118,7 +103,7 @@ def extract_features(extractor, records, crop, device, batch_size=32, cache_dir=
     )
     found = FeatureSet(arrays["features"], arrays["image_index"], arrays["unreadable"].tolist())
     for message in found.unreadable:
-        tqdm.write(f"warning: skipped: {one_line(message)}", file=sys.stderr)
+        warn(f"skipped: {message}")
     return found
 
 

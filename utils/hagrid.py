@@ -166,7 +166,7 @@ def take_images(names, count, take, num_workers, label):
                         progress.update()
                     else:
                         unreadable.append(name)
-                        tqdm.write(f"warning: skipped: {cli.one_line(problem)}", file=sys.stderr)
+                        cli.warn(f"skipped: {problem}")
     return taken, unreadable
 
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from utils import images
-from utils.cli import UserError, one_line
+from utils.cli import UserError, warn
 from utils.folder_cache import FolderCache
 from utils.process_pool import map_in_processes
 
@@ -198,7 +198,7 @@ def detect_folder(paths, num_workers=None, max_num_hands=1, min_confidence=0.5, 
     for path in paths:
         result = next(found[os.path.dirname(path)])
         if isinstance(result, str):
-            print(f"warning: skipped: {one_line(result)}", file=sys.stderr)
+            warn(f"skipped: {result}")
         records.append((path, None if isinstance(result, str) else result))
     return records
 

@@ -10,13 +10,13 @@ The two have the same names in their state dicts and differ in three things:
   torchvision's `transform_input` makes of an image normalised with ImageNet's mean and standard deviation.
 """
 
-import contextlib
 import functools
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from utils.device import full_precision
 from utils.inception_input import SIDE
 
 NUM_CLASSES = {"fid": 1008, "imagenet": 1000}
@@ -157,12 +157,3 @@ class InceptionV3(nn.Module):
             for step in self.steps:
                 x = step(x) if callable(step) else getattr(self, step)(x)
             return F.adaptive_avg_pool2d(x, 1).flatten(1)
-
-
-@contextlib.contextmanager
-def full_precision(device):
-    """Convolutions inside run in fp32 and the same way each time: no TF32, no autocast, no choice by timing."""
-    with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(
-            enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False,
-            fp32_precision="ieee"):
-        yield
