@@ -96,7 +96,7 @@ def simulated_images(number, hands_per_image=1):
 
 def test_intervals_hold_the_number_and_are_as_wide_as_theory_has_it():
     row = summarize(simulated_images(300), CALL)
-    for name in hand_confidence.METRICS:
+    for name in (name for name in hand_confidence.METRICS if name != "direction_match_rate"):  # call has none
         assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
     width = row["detection_rate_high"] - row["detection_rate_low"]
     assert width == pytest.approx(2 * 1.96 * np.sqrt(2 / 9 / 300), rel=0.15)

@@ -11,7 +11,8 @@ from utils import cli
 # What is shown, in this order: key of the row, heading. The features of a distance are added to its heading.
 COUNTS = {"num_images": "images", "num_without_hand": "images without a hand", "num_skipped": "images skipped"}
 RATES = {"detection_rate": "detection rate", "gesture_match_rate": "gesture match rate",
-         "hand_conf": "HAND-CONF", "hand_conf_zero_filled": "HAND-CONF, no hand = 0"}
+         "direction_match_rate": "direction match rate", "hand_conf": "HAND-CONF",
+         "hand_conf_zero_filled": "HAND-CONF, no hand = 0"}
 DISTANCES = {"fid": "FID", "fid_h": "FID-H", "kid": "KID", "kid_h": "KID-H"}
 COUNTED = {"fid": ("images", ""), "kid": ("images", ""), "fid_h": ("hands", "_hands"), "kid_h": ("hands", "_hands")}
 
