@@ -10,6 +10,7 @@ weighs on all alike; what the ratios say is less sensitive to it than the second
 With --bias: Gaussian features of which the true distances are known; nothing is timed.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -127,6 +128,7 @@ def measure_bias(num_images, num_features, repeats, rng):
 
 
 def main(args):
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # of NumPy and SciPy, read when they load
     import numpy as np
     import torch
 

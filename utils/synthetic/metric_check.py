@@ -158,14 +158,16 @@ def summarize(found):
 
 
 def format_markdown(gesture, summary, args):
-    """The summary of one gesture as a Markdown table."""
+    """The summary of one gesture as a Markdown table; σ is the standard deviation of sound sets."""
     heads = [f"{share:.0%}" for share in SHARES]
     lines = [f"{gesture}, sets of {args.num_images}, mean ± standard deviation over {args.num_sets} sets", "",
-             f"| metric | {' | '.join(heads)} | one way | seen from |", "|---" * (len(heads) + 3) + "|"]
+             f"| metric | {' | '.join(heads)} | one way | moved at 100% | seen from |", "|---" * (len(heads) + 4) + "|"]
     for name, row in summary.items():
-        cells = [f"{mean:.3f} ± {std:.3f}" for mean, std in zip(row["mean"], row["std"], strict=True)]
+        digits = 3 if max(map(abs, row["mean"])) >= 0.1 else 4
+        cells = [f"{mean:.{digits}f} ± {std:.{digits}f}" for mean, std in zip(row["mean"], row["std"], strict=True)]
         seen = "never" if row["smallest_seen"] is None else f"{row['smallest_seen']:.0%}"
-        lines.append(f"| {name} | {' | '.join(cells)} | {'yes' if row['monotone'] else 'no'} | {seen} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {'yes' if row['monotone'] else 'no'} | "
+                     f"{row['change_at_100_in_std']:.1f} σ | {seen} |")
     return "\n".join(lines) + "\n"
 
 
