@@ -185,27 +185,8 @@ def train(run, args, settings, accelerator, denoiser, data, interruption):
     return losses
 
 
-def main(args):
-    # Check the lists and the run's folder.
-    from utils.annotations import read_gesturing_boxes
-    from utils.gestures import get_gesture
-    from utils.run_folder import RunFolder
-
-    gesture = get_gesture(args.gesture)
-    paths, captions = read_training_list(args)
-    boxes = read_gesturing_boxes(args.data_dir / gesture.name / "train" / "annotations.json", gesture.name)
-    settings = list_settings(args, paths, captions)
-    run = RunFolder(args.output_dir / gesture.name)
-    if not args.overwrite:
-        run.check(settings)
-        if run.is_finished:
-            run.tidy(args.keep_checkpoints)
-            print(f"{run.folder} is finished, the model is in {run.model}; --overwrite would start anew")
-            return
-    if num_without := sum(gesture.phrase not in caption for caption in captions):
-        print(f"warning: {num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, "
-              "which enrich_captions.py puts in", file=sys.stderr)
-
+def train_gesture(run, args, settings, gesture, paths, captions, boxes):
+    """All three stages, from where an earlier run was interrupted, and what they leave in the run's folder."""
     # Load the base model.
     import torch
     from accelerate import Accelerator
@@ -275,6 +256,31 @@ def main(args):
             "sequence_length": embeds.shape[1], "embed_dim": embeds.shape[2]})
     run.tidy(args.keep_checkpoints)
     run.log(f"finished: the model is in {run.model}, before and after in {run.samples}")
+
+
+def main(args):
+    # Check the lists and the run's folder.
+    from utils.annotations import read_gesturing_boxes
+    from utils.gestures import get_gesture
+    from utils.run_folder import RunFolder
+
+    gesture = get_gesture(args.gesture)
+    paths, captions = read_training_list(args)
+    annotations = args.data_dir / gesture.name / "train" / "annotations.json"
+    boxes = {} if args.feature_npy_path else read_gesturing_boxes(annotations, gesture.name)
+    settings = list_settings(args, paths, captions)
+    run = RunFolder(args.output_dir / gesture.name)
+    if not args.overwrite:
+        run.check(settings)
+        if run.is_finished:
+            run.tidy(args.keep_checkpoints)
+            print(f"{run.folder} is finished, the model is in {run.model}; --overwrite would start anew")
+            return
+    if num_without := sum(gesture.phrase not in caption for caption in captions):
+        cli.warn(f"{num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, which "
+                 "enrich_captions.py puts in")
+    with run.lock():
+        train_gesture(run, args, settings, gesture, paths, captions, boxes)
 
 
 if __name__ == "__main__":

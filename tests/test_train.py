@@ -22,6 +22,7 @@ from utils.cli import UserError
 from utils.fusion import FrozenFusion, TrainedFusion, load_fusion
 from utils.images import open_image
 from utils.interruption import Interruption
+from utils.run_folder import RunFolder
 from utils.synthetic import render
 
 NUM_IMAGES = 6
@@ -115,6 +116,25 @@ def test_settings_feature_losses_and_pictures_are_there(finished, world):
         tuned = np.asarray(open_image(folder / "samples" / f"tuned_{i}.png"))
         assert not np.array_equal(base, tuned)
         assert np.array_equal(sheet[2:34, 2 + 34 * i : 34 + 34 * i], base)  # above the tuned one
+
+
+def test_a_second_run_in_the_folder_is_refused_and_changes_nothing(world, tmp_path):
+    flags = [*world[1], *SHORT]
+    (tmp_path / "call").mkdir()
+    with RunFolder(tmp_path / "call").lock():
+        (tmp_path / "call" / "config.json.kept").write_text("{}")
+        before = snapshot(tmp_path)
+        for more in ([], ["--overwrite"]):
+            with pytest.raises(UserError, match="call: another run is writing to it"):
+                run(flags, tmp_path, *more)
+        assert snapshot(tmp_path) == before
+    assert (run(flags, tmp_path) / "model").is_dir()
+
+
+def test_a_base_model_that_does_not_load_leaves_no_folder(world, tmp_path):
+    with pytest.raises(UserError, match="no-such-model"):
+        run([*world[1], *SHORT, "--pretrained_model_name_or_path", tmp_path / "no-such-model"], tmp_path / "outputs")
+    assert not (tmp_path / "outputs" / "call").exists()
 
 
 def test_the_same_command_again_does_nothing(finished, run_script):

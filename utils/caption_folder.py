@@ -6,12 +6,12 @@ all images are done, so that they are never seen half finished, and do not tell 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 from pathlib import Path
 
 from utils import cli
+from utils.file_lock import lock_file
 from utils.images import list_images, open_image
 
 NO_CAPTION = "no caption in two attempts"
@@ -103,10 +103,7 @@ class CaptionFolder:
     def appending(self, settings):
         """Context that yields a function(records) to add a batch; UserError while another run is in it."""
         with cli.naming_errors(self.journal), open(self.journal, "ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
-            except BlockingIOError as error:
-                raise cli.UserError(f"{self.journal}: another run is writing to it; wait for its end") from error
+            lock_file(file)
             if self.overwrite:
                 file.truncate(0)
                 self.names_list.unlink(missing_ok=True)

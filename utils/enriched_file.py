@@ -5,7 +5,6 @@
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from utils import cli
 from utils.enrichment import check_coverage
 from utils.enrichment_rules import has_phrase_once
+from utils.file_lock import lock_file
 from utils.images import read_aligned, read_lines
 
 
@@ -81,10 +81,7 @@ class EnrichedFile:
     def appending(self):
         """Context that yields a function(row) to add a finished caption; UserError while another run is in it."""
         with cli.naming_errors(self.journal), open(self.journal, "ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
-            except BlockingIOError as error:
-                raise cli.UserError(f"{self.journal}: another run is writing to it; wait for its end") from error
+            lock_file(file)
             begun = None
             if not self.overwrite:
                 begun, self.rows, size = self.read()

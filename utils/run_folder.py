@@ -1,5 +1,6 @@
 """The folder of one training run: settings, log, and what else train.py writes there."""
 
+import contextlib
 import datetime
 import json
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.cli import UserError, atomic_path, differing_settings, naming_errors, read_json, write_settings
+from utils.file_lock import lock_file
 from utils.train_settings import bound_settings
 
 
@@ -24,6 +26,7 @@ class RunFolder:
         self.loss_curves = self.folder / "losses.png"
         self.model = self.folder / "model"
         self.log_file = self.folder / "train.log"
+        self.lock_file = self.folder / ".lock"  # there while the run goes on
 
     @property
     def is_finished(self):
@@ -46,6 +49,19 @@ class RunFolder:
         if differing := differing_settings(bound_settings(old), bound_settings(settings)):
             raise UserError(f"{self.folder} holds a run with other settings ({'; '.join(differing)}); "
                             "choose another --output_dir, or add --overwrite to start anew")
+
+    @contextlib.contextmanager
+    def lock(self):
+        """Context that keeps other runs out. UserError while one is in the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with naming_errors(self.lock_file), open(self.lock_file, "a") as file:
+            lock_file(file, self.folder)
+            try:
+                yield
+            finally:
+                self.lock_file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # gone if nothing came into it
+                    self.folder.rmdir()
 
     def begin(self, settings, overwrite=False):
         """Writes the settings; with `overwrite`, what an earlier run has written goes first."""
