@@ -189,13 +189,11 @@ def write_per_image(path, paths, captions, similarities, is_cut, hands, phrase):
 
 def save_grid(path, paths, captions, similarities):
     """The pairs with the lowest similarity on one sheet, the lowest first."""
-    from PIL import ImageOps
-
-    from utils.images import contact_sheet, open_image, save_image
+    from utils.images import contact_sheet, fit_square, open_image, save_image
 
     used = [i for i, value in enumerate(similarities) if value is not None]
     lowest = sorted(used, key=lambda i: similarities[i])[:GRID_PAIRS]
-    tiles = [ImageOps.contain(open_image(paths[i]), (GRID_PIXELS, GRID_PIXELS)) for i in lowest]
+    tiles = [fit_square(open_image(paths[i]), GRID_PIXELS) for i in lowest]
     texts = [f"{similarities[i]:.3f} {textwrap.shorten(captions[i], GRID_CHARACTERS)}" for i in lowest]
     save_image(contact_sheet(tiles, GRID_COLUMNS, texts), path)
 

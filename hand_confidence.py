@@ -212,13 +212,13 @@ def describe_image(image, name, gesture):
 
 def draw_tile(image):
     """An image with a box around each hand, the best one's in red, and beside it that hand enlarged."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     from utils.hands import draw_hands, zoom_hand
-    from utils.images import open_image
+    from utils.images import fit_square, open_image
 
     picture, best = open_image(image["path"]), image["best"]
-    tile = ImageOps.contain(picture, (GRID_PIXELS, GRID_PIXELS))
+    tile = fit_square(picture, GRID_PIXELS)
     tile = draw_hands(tile, [hand for hand in image["hands"] if hand is not best], "orange", with_bones=False)
     if not best:
         return tile

@@ -175,7 +175,7 @@ def test_a_folder_without_hands_is_refused_by_name(folders, run_script, tmp_path
 def test_a_single_readable_image_is_refused(folders, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "b.png").touch()
-    with pytest.raises(UserError, match="1 readable images in 2 images, at least two"):
+    with pytest.raises(UserError, match="at least two images that can be read are needed, it has 1"):
         run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", tmp_path, "--features", "synthetic",
                            "--region", "full"])
 

@@ -204,6 +204,13 @@ def test_resize_center_crop_equals_resizing_the_short_side_and_cropping(resoluti
     assert np.abs(np.asarray(tall, int) - expected.transpose(1, 0, 2)).max() <= 1
 
 
+@pytest.mark.parametrize(("size", "expected"), [
+    ((400, 200), (100, 50)), ((3, 6), (50, 100)), ((30_000, 1), (100, 1)), ((1, 1), (100, 100)),
+])
+def test_fit_square_keeps_the_shape_and_at_least_one_pixel(size, expected):
+    assert images.fit_square(Image.new("RGB", size), 100).size == expected
+
+
 def test_resize_center_crop_is_antialiased():
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255  # every second column: a filter that skips columns gives black or white

@@ -157,9 +157,9 @@ def measure_folder(folder, regions, hand_crop, extractor, args, device):
         folder.num_skipped += len(found.unreadable)
         folder.regions[region] = found
         if len(found.features) < 2:
-            what = "hands" if region == "hands" else "readable images"
-            raise cli.UserError(f"{folder.path}: {len(found.features)} {what} in {len(folder.records)} images, at "
-                                "least two are needed; see the warnings, or give another folder")
+            what = "hands" if region == "hands" else "images that can be read"
+            raise cli.UserError(f"{folder.path}: at least two {what} are needed, it has {len(found.features)}; see "
+                                "the warnings, or give another folder")
 
 
 def measure_floor(real, fake, seed, headline):

@@ -94,6 +94,12 @@ def resize_center_crop(image, resolution):
     return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
 
 
+def fit_square(image, pixels):
+    """`image` scaled so that its longer side has `pixels`; the shorter one keeps at least one, of 30,000×1 too."""
+    scale = pixels / max(image.size)
+    return image.resize(tuple(max(1, round(side * scale)) for side in image.size), Image.Resampling.BICUBIC)
+
+
 def save_image(image, path):
     """Writes PNG or JPEG (quality 95) by suffix, whole or not at all. UserError for any other suffix."""
     options = SAVE_OPTIONS.get(Path(path).suffix.lower())
