@@ -280,4 +280,5 @@ def describe_folder(folder, source):
 
 
 def format_number(value):
+    value = round(value, 5) + 0.0  # no "-0.00000"
     return f"{value:.5f}" if abs(value) < 1 else f"{value:.3f}"
