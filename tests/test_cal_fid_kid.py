@@ -168,7 +168,8 @@ def test_a_folder_without_hands_is_refused_by_name(folders, run_script, tmp_path
     result = run_script(["cal_fid.py", "--real_images", folders / "call", "--fake_images", folders / "walls",
                          "--features", "landmarks", "--output", tmp_path / "r.jsonl"])
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.splitlines()[-1].startswith(f"error: {folders / 'walls'}: at least two hands are needed, it has 0")
+    reason = f"{folders / 'walls'}: at least two hands are needed, it has 0"
+    assert result.stderr.splitlines()[-1].startswith(f"error: {reason}")
     assert not (tmp_path / "r.jsonl").exists()
 
 
