@@ -58,6 +58,8 @@ def parse_args(argv=None):
     for flag in ("output", "per_image", "grid"):
         if (path := getattr(args, flag)) and path.is_dir():
             parser.error(f"--{flag} {path}: is a folder; give a file name")
+        if path and path.resolve() in (args.image_filenames_path.resolve(), args.captions_path.resolve()):
+            parser.error(f"--{flag} {path}: is one of the lists to read; give another file")
     if args.grid and args.grid.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         parser.error(f"--grid {args.grid}: give a name that ends in .png or .jpg")
     return args
@@ -212,7 +214,8 @@ def main(args):
     similarities, among_captions = compare_pairs(paths, captions, clip, args.batch_size)
     if not among_captions.count:
         raise cli.UserError(f"{args.image_folder}: none of the {len(paths)} images can be read; see the warnings")
-    is_cut = clip.are_cut(captions)
+    is_cut = [flag for start in range(0, len(captions), args.batch_size)
+              for flag in clip.are_cut(captions[start : start + args.batch_size])]
     hands = None if args.no_hands else count_hands(paths, similarities, args.num_workers)
 
     # Save, then print

@@ -42,7 +42,8 @@ def parse_args(argv=None):
                                                          "http://localhost:11434/v1")
     parser.add_argument("--phrase", type=phrase_text, help="instead of the phrase of the table of gestures")
     parser.add_argument("--tokenizer", help="folder or hub id of the CLIP tokenizer that counts tokens, such as "
-                                            "openai/clip-vit-large-patch14 (default: an estimate on the high side)")
+                                            "openai/clip-vit-large-patch14 (default: an estimate, on the high side for "
+                                            "English words)")
     parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="transformers: captions at once")
     parser.add_argument("--num_parallel", type=cli.positive_int, default=4, help="api: requests in flight")
     parser.add_argument("--timeout", type=cli.positive_float, default=60.0, help="api: seconds for one answer")
@@ -72,6 +73,11 @@ def parse_args(argv=None):
                          "caption the images first, or choose another --captioner or --split")
     if args.report and args.report.is_dir():
         parser.error(f"--report {args.report}: is a folder; give a file name")
+    kinds = ("captions.txt", "captions.jsonl", "filenames.txt", "enriched.txt", "enriched.jsonl")
+    taken = {(args.data_dir / args.gesture / split / f"{args.captioner}_{kind}").resolve()
+             for split in SPLITS[args.split] for kind in kinds}
+    if args.report and args.report.resolve() in taken:
+        parser.error(f"--report {args.report}: holds the captions of this run; give another file")
     return args
 
 

@@ -90,6 +90,7 @@ def test_published_protocol_is_the_biased_estimate(folders, tmp_path):
     run_here(cal_kid, [*args, "--protocol", "hand1000"])
     run_here(cal_kid, args)
     published, ours = read_rows(tmp_path / "kid.jsonl")
+    assert [row["feature_settings"]["variant"] for row in (published, ours)] == ["imagenet", "fid"]
     assert published["kid"] > max(0, ours["kid"])  # the diagonals of the Gram matrices count in the biased one
     assert published["kid_subset_size"] == 4 and "kid_low" not in published
     assert (published["protocol"], ours["protocol"]) == ("hand1000", "clean")
@@ -181,12 +182,48 @@ def test_a_single_readable_image_is_refused(folders, tmp_path):
                            "--region", "full"])
 
 
+def test_unreadable_images_are_not_counted_without_a_look_for_hands(folders, tmp_path, capsys):
+    run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", folders / "peace", "--features", "synthetic",
+                       "--region", "full", "--output", tmp_path / "r.jsonl"])
+    row, = read_rows(tmp_path / "r.jsonl")
+    assert (row["num_real"], row["num_fake"], row["num_skipped_fake"]) == (8, 9, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert any("9 images, 1 unreadable" in line for line in lines) and "(8 real and 9 fake images)" in lines[-1]
+
+
+def test_a_row_is_named_by_its_folder_and_holds_what_the_numbers_depend_on(folders, tmp_path, capsys):
+    run_here(cal_kid, ["--real_images", folders / "call", "--fake_images", folders / "peace", "--features", "landmarks",
+                       "--num_subsets", 7, "--num_images", 8, "--output", tmp_path / "r.jsonl"])
+    row, = read_rows(tmp_path / "r.jsonl")
+    assert row["name"] == str(folders / "peace")
+    assert (row["num_images"], row["num_subsets"], row["num_resamples"]) == (8, 7, 1000)
+    assert row["detection"] == {"max_num_hands": 2, "min_confidence": 0.5}
+    is_unequal = row["num_real_hands"] != row["num_fake_hands"]
+    assert ("has no bias from that" in capsys.readouterr().err) == is_unequal
+
+
+def test_two_rows_have_no_interval(folders, tmp_path):
+    args = ["--real_images", folders / "call", "--fake_images", folders / "more_call", "--features", "synthetic",
+            "--region", "full", "--output", tmp_path / "r.jsonl", "--num_images"]
+    run_here(cal_kid, [*args, 2])
+    run_here(cal_kid, [*args, 4])
+    two, four = read_rows(tmp_path / "r.jsonl")
+    assert "kid_low" not in two and four["kid_low"] < four["kid_high"]
+
+
+def test_a_folder_without_hands_is_referred_to_the_full_region(folders):
+    with pytest.raises(UserError, match="use --region full"):
+        run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", folders / "walls", "--features",
+                           "synthetic"])
+
+
 @pytest.mark.parametrize(("args", "message"), [
     (["--features", "landmarks", "--region", "full"], "--region hands"),
     (["--features", "synthetic", "--protocol", "hand1000"], "drop --features synthetic"),
     (["--features", "synthetic", "--inception_weights", "random"], "drop one"),
     (["--inception_weights", "nowhere.pth"], "nowhere.pth"),
     (["--names", "a", "b"], "2 for 1 folders"),
+    (["--fake_images", "tests", "utils", "--names", "a", "a"], "stands twice"),
     (["--output", "."], "is a folder"),
     (["--cache_dir", "README.md"], "is a file"),
     (["--num_images", "0"], "--num_images"),

@@ -225,6 +225,12 @@ def test_any_other_address_is_refused_without_being_repeated(text):
     assert "sk-" not in str(caught.value)
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u0085"])
+def test_line_separators_inside_an_answer_do_not_end_an_event(separator):
+    event = json.dumps({"choices": [{"delta": {"content": f"a{separator}b"}}]}, ensure_ascii=False)
+    assert chat_client.parse_stream(f"data: {event}\r\n\r\ndata: [DONE]\n").text == f"a{separator}b"
+
+
 def test_any_response_is_an_answer_or_a_passing_fault():
     rng, letters = random.Random(0), '{}[]":,\\ndataDONE0123null choicesmessagecontent\r\n '
     good = json.dumps({"choices": [{"message": {"content": "a"}, "delta": {"content": "b"}}]})

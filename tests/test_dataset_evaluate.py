@@ -222,6 +222,7 @@ def test_data_that_does_not_fit_is_refused(change, problem, data, clip_folder, t
     (["--phrase", " "], "--phrase: must not be empty"),
     (["--grid", "lowest.txt"], "--grid lowest.txt: give a name that ends in"),
     (["--per_image", "{data}"], "--per_image {data}: is a folder"),
+    (["--per_image", "{data}/captions.txt"], "captions.txt: is one of the lists to read"),
 ])
 def test_wrong_arguments_are_refused(args, problem, data, clip_folder, capsys):
     with pytest.raises(SystemExit) as exit_status:

@@ -67,6 +67,14 @@ def well_behaved(caption, number):
     return answer(f"{caption.removesuffix(' giving the peace sign').removesuffix(' ' + PHRASE)} {PHRASE}")
 
 
+@pytest.mark.parametrize("kind", ["captions.txt", "captions.jsonl", "filenames.txt", "enriched.txt", "enriched.jsonl"])
+def test_a_report_does_not_overwrite_the_files_of_the_run(kind, data, capsys):
+    with pytest.raises(SystemExit):
+        enrich_captions.parse_args(["--gesture", "call", "--data_dir", str(data), "--split", "train", "--backend",
+                                    "rules", "--report", str(data / "call" / "train" / f"BLIP2_{kind}")])
+    assert "give another file" in capsys.readouterr().err
+
+
 # Rules
 
 

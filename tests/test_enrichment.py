@@ -93,6 +93,25 @@ def test_an_answer_of_too_many_tokens_is_refused():
     assert "tokens, more than 77" in check_answer(Answer(f"{caption} {PHRASE}"), caption, TARGET)[1]
 
 
+@pytest.mark.parametrize("form", [
+    "Sure - {}", "Sure here you go: {}", "Here you go: {}", "Modified: {}", "No problem: {}", "Happy to help! {}",
+    "Alright, {}", "- {}", "1. {}", "<think>hm</think> {}",
+])
+def test_talk_and_list_marks_before_the_caption_are_refused(form):
+    assert check_answer(Answer(form.format(f"a man in a hat {PHRASE}")), "a man in a hat", TARGET)[1] is not None
+
+
+@pytest.mark.parametrize("mark", ["'", '"'])
+def test_quotation_marks_around_the_phrase_are_refused(mark):
+    assert check_answer(Answer(f"a man in a hat {mark}{PHRASE}{mark}"), "a man in a hat", TARGET)[1] is not None
+
+
+def test_an_answer_that_exchanges_subject_and_clothes_is_refused():
+    caption = "a girl in a green shirt and glasses giving the peace sign"
+    assert check_answer(Answer(f"A boy in a red coat and hat {PHRASE}"), caption, TARGET)[1] is not None
+    assert check_answer(Answer(f"a girl in a green shirt and glasses {PHRASE}"), caption, TARGET)[1] is None
+
+
 def test_what_the_caption_says_itself_is_no_talk_about_the_task():
     for caption in ("here is a man in a hat", "I am a man", 'a man with a note: "hello"'):
         assert check_answer(Answer(f"{caption} {PHRASE}"), caption, TARGET) == (f"{caption} {PHRASE}", None)

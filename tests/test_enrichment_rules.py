@@ -28,6 +28,8 @@ def enrich(caption, name="call", **options):
 # A table; ~ stands for the phrase, here "making phone call hand gesture"
 
 REPLACED = """
+a woman in a pose with a thumbs up -> a woman in a pose ~
+a girl striking a pose with a peace sign -> a girl striking a pose ~
 a girl in a green shirt and glasses giving the peace sign -> a girl in a green shirt and glasses ~
 a girl in a green shirt and glasses giving the peace sign. -> a girl in a green shirt and glasses ~.
 a man giving a thumbs up -> a man ~

@@ -231,6 +231,13 @@ def test_the_same_command_again_changes_nothing_and_another_one_is_refused(downl
     assert list_files(tmp_path) != before
 
 
+def test_a_set_that_lost_its_images_is_not_called_finished(download, tmp_path, capfd):
+    select(download, tmp_path)
+    list_images(tmp_path / "call/train/images")[0].unlink()
+    message = error_line(capfd, download, tmp_path)
+    assert "were selected" in message and "--overwrite" in message
+
+
 def test_a_set_without_its_counterpart_or_made_otherwise_is_left_alone(download, tmp_path, capfd):
     select(download, tmp_path)
     shutil.rmtree(tmp_path / "call/test")

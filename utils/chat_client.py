@@ -89,7 +89,7 @@ def parse_completion(text):
 def parse_stream(text):
     """Answer of an event stream. ValueError if it ends before the answer does."""
     pieces, finish_reason, is_done = [], None, False
-    for line in text.splitlines():
+    for line in text.replace("\r\n", "\n").split("\n"):  # JSON may hold other line separators
         field, _, data = line.partition(":")
         if field != "data" or is_done:
             continue

@@ -11,7 +11,7 @@ LETTERS_PER_TOKEN = 3  # of words that are not in CLIP's vocabulary; most Englis
 
 
 def estimate_tokens(text):
-    """An estimate of CLIP's tokens of `text`, start and end included, that is on the high side.
+    """An estimate of CLIP's tokens of `text`, start and end included, that is on the high side for English words.
 
     A word of n letters counts n / 3 tokens, rounded up; a digit, a sign, and every byte of another alphabet
     one each. The number never falls when words are added.

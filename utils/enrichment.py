@@ -24,15 +24,19 @@ PROMPT = (
 )
 QUOTES = ('""', "''", "``", "“”", "‘’", "„“", "«»")
 PREAMBLE = re.compile(
-    r"(?:sure|certainly|of course|absolutely|okay|ok|great|yes)[,.!:]|here(?:'s|’s| is| are) |as an? (?:ai|language)"
+    r"(?:sure|certainly|of course|absolutely|okay|ok|great|yes|alright|no problem|happy to help)"
+    r"(?:[,.!:]| [-–—] | here\b)"
+    r"|here(?:'s|’s| is| are| you go)\b"
+    r"|(?:modified|revised|final|corrected|updated|rewritten)\s*:|<think|[-*•] |\d+[.)] "
+    r"|as an? (?:ai|language)"
     r"|i(?:'m|’m| am| have|'ve|’ve| can| will|'ll|’ll| cannot|'d|’d) |(?:the )?(?:\w+ ){0,2}(?:sentence|caption|answer"
     r"|output|version|result)(?: (?:is|would be|reads))?:|(?:the )?(?:modified|revised|final|corrected|original|updated"
     r"|rewritten) (?:sentence|caption)\b", re.IGNORECASE)
 COMMENTARY = re.compile(
     r"\bnote:|\bnote that\b|\bi (?:have )?(?:modified|replaced|changed|added|appended|removed|kept)\b"
-    r"|\b(?:original|modified|final) sentence\b|\bhand gesture information\b|[*_#]{2}|<\|", re.IGNORECASE)
+    r"|\b(?:original|modified|final) sentence\b|\bhand gesture information\b|[*_#]{2}|<\||</?think", re.IGNORECASE)
 WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-LEAST_KEPT, MOST_ADDED = 0.5, 4  # share of the caption's words, and words (and half as many as it has)
+LEAST_KEPT, MOST_ADDED = 0.75, 4  # share of the caption's words, and words (and half as many as it has)
 
 ACCEPTED, ASKED_AGAIN, RULES, NO_ANSWER = "accepted", "asked again", "rules", "no answer"
 MAX_FAILED = 5  # lines in a row without an answer, after which a server counts as down
@@ -107,6 +111,10 @@ def find_fault(text, caption, target):
     if not has_phrase_once(text, target.phrase):
         number = len(phrase_pattern(target.phrase).findall(text))
         return {0: "without the phrase", 1: "the phrase in other letters"}.get(number, f"the phrase {number} times")
+    if re.search(rf"[\"'“‘`]{re.escape(target.phrase)}[.,]?[\"'”’`]", text):
+        return "the phrase in quotation marks"
+    if text[0] == text[-1] == "'":
+        return "quotation marks around it"
     if other := find_other_gesture(text, target):
         return f"names another gesture ({other!r})"
 

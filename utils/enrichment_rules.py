@@ -22,6 +22,8 @@ CONNECTIVES = re.compile(r"(?:(?:^|[ ,;:]+)(?:and|while|with|then|also|by|as|is|
 TARGETS = re.compile(r" (?:at|to|towards?|for) (?:(?:the|his|her) )?"
                      r"(?:camera|viewer|photographer|crowd|audience|him|her|them|us|you|someone)\b", re.IGNORECASE)
 
+NOUN_LEAD = re.compile(r"\b(?:an? (?:[\w-]+ )?|(?:the|his|her|their) )$", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -109,6 +111,8 @@ def join(left, right):
 def replacement(text, start, end):
     """The mark of the phrase with the verb that text[start:end] needs: "gives …" becomes "is making …"."""
     first = text[start:end].lower().split(maxsplit=1)[0]
+    if first in PLURAL_FORMS and NOUN_LEAD.search(text[:start]):  # "in a pose with …", "the sign of …"
+        return f"{text[start:end].split(maxsplit=1)[0]} {MARK}"
     if first in PLURAL_FORMS:
         is_infinitive = re.search(r"\b(?:to|can|will|would|could|may|might|not|n't)$", text[:start].rstrip().lower())
         return ("be " if is_infinitive else "are ") + MARK

@@ -51,6 +51,8 @@ def check_args(parser, args):
         cli.require_dir(parser, path, flag, "give an existing folder with images")
     if args.names and len(args.names) != len(args.fake_images):
         parser.error(f"--names: {len(args.names)} for {len(args.fake_images)} folders; give one for each")
+    if args.names and len(set(args.names)) != len(args.names):
+        parser.error("--names: a label stands twice; results are joined by it")
     if args.features == "landmarks" and args.region == "full":
         parser.error("--features landmarks describe hands, not whole images; use --region hands")
     if args.protocol == "hand1000" and args.features != "inception":
@@ -97,6 +99,11 @@ class Folder:
     regions: dict = field(default_factory=dict)  # region -> FeatureSet
 
     @property
+    def num_images(self):
+        """Images that can be read; without a look for hands that shows only when features are taken."""
+        return len(self.regions["full"].features) if "full" in self.regions else len(self.records)
+
+    @property
     def detection_rate(self):
         return self.num_with_hand / len(self.records)
 
@@ -135,8 +142,9 @@ def load_extractor(args):
 
         published = args.protocol == "hand1000"
         weights = args.inception_weights or ("imagenet" if published else "fid")
-        network = load_inception(weights, "published" if published else "clean", args.seed)
-        if published and weights != "random" and network.variant != "imagenet":
+        network = load_inception(weights, "published" if published else "clean", args.seed,
+                                 "imagenet" if published else "fid")
+        if published and network.variant != "imagenet":
             raise cli.UserError(f"--inception_weights {weights}: the FID weights; --protocol hand1000 is defined on "
                                 "the ImageNet ones, give inception_v3_google-0cc3c7bd.pth or use --protocol clean")
         return network
@@ -158,8 +166,9 @@ def measure_folder(folder, regions, hand_crop, extractor, args, device):
         folder.regions[region] = found
         if len(found.features) < 2:
             what = "hands" if region == "hands" else "images that can be read"
+            remedy = "use --region full" if region == "hands" and "full" in regions else "give another folder"
             raise cli.UserError(f"{folder.path}: at least two {what} are needed, it has {len(found.features)}; see "
-                                "the warnings, or give another folder")
+                                f"the warnings, or {remedy}")
 
 
 def measure_floor(real, fake, seed, headline):
@@ -189,12 +198,13 @@ def compare_region(region, real, fake, distance, args, source):
     if counts[0] != counts[1] and distance.is_biased:
         cli.warn(f"{fake.name}: {counts[0]} real and {counts[1]} fake {unit}: the bias of {label} depends on both "
                  "numbers; compare only with rows of the same numbers, see --num_images")
-    elif counts[0] != counts[1] and region == "full":
+    elif counts[0] != counts[1]:
         cli.warn(f"{fake.name}: {counts[0]} real and {counts[1]} fake {unit}; {label} has no bias from that")
     values = distance.measure(real_set.features, fake_set.features)
-    text = f"{label} {distance.describe(values)}"
+    headline = f"{label} {distance.describe(values)}"
+    text = f"{headline} ({counts[0]} real and {counts[1]} fake {unit})"
     row = {key + suffix: value for suffix, value in values.items()}
-    lines = [f"{text}: {counts[0]} real and {counts[1]} fake {unit}; {source}"]
+    lines = [f"{headline}: {counts[0]} real and {counts[1]} fake {unit}; {source}"]
     floor = measure_floor(real_set, fake_set, args.seed, distance.headline) if args.floor else None
     if floor:
         row |= {f"{key}_{suffix}": value for suffix, value in zip(("floor", "same_n", "floor_n"), floor, strict=True)}
@@ -214,7 +224,7 @@ def compare_folders(args, distance):
 
     # Check what is cheap to check
     real = open_folder(args.real_images, "real", args.num_images, args.seed)
-    names = args.names or (args.fake_images if len(args.fake_images) > 1 else ["fake"])
+    names = args.names or args.fake_images
     fakes = [open_folder(path, cli.one_line(name), args.num_images, args.seed)
              for path, name in zip(args.fake_images, names, strict=True)]
     regions = ("hands",) if args.features == "landmarks" else REGIONS[args.region]
@@ -233,6 +243,8 @@ def compare_folders(args, distance):
 
     # Distances
     settings = {"protocol": args.protocol, "regions": list(regions), "seed": args.seed,
+                "num_images": args.num_images, "batch_size": args.batch_size, "detection": DETECTION,
+                **{name: value for name, value in vars(args).items() if name in ("num_subsets", "num_resamples")},
                 "features": extractor.name if extractor else "landmarks",
                 "feature_settings": extractor.settings if extractor else None}
     rows, summaries = [], []
@@ -252,7 +264,7 @@ def compare_folders(args, distance):
 
     for row in rows if args.output else []:
         cli.append_row(args.output, row)
-    print(f"{'; '.join(summaries)} ({source}, {args.protocol} protocol, {len(real.records)} real images)")
+    print(f"{'; '.join(summaries)} ({source}, {args.protocol} protocol)")
 
 
 # Printing
@@ -260,7 +272,7 @@ def compare_folders(args, distance):
 
 def count_images(real, fake):
     """What a row says of how much its numbers rest on."""
-    counts = {"num_real": len(real.records), "num_fake": len(fake.records),
+    counts = {"num_real": real.num_images, "num_fake": fake.num_images,
               "num_skipped": real.num_skipped + fake.num_skipped,
               "num_skipped_real": real.num_skipped, "num_skipped_fake": fake.num_skipped}
     if "hands" in real.regions:
@@ -272,7 +284,7 @@ def count_images(real, fake):
 
 def describe_folder(folder, source):
     """How much of a folder counts, on one line."""
-    line = f"{folder.name} {cli.one_line(folder.path)}: {len(folder.records)} images, {folder.num_skipped} unreadable"
+    line = f"{folder.name} {cli.one_line(folder.path)}: {folder.num_images} images, {folder.num_skipped} unreadable"
     if folder.num_with_hand is not None:
         without = len(folder.records) - folder.num_with_hand
         line += f", hands in {folder.detection_rate:.1%}, {without} without a hand left out of the hand numbers"

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from utils.cli import UserError, warn
 from utils.device import full_precision
-from utils.folder_cache import cached_arrays
+from utils.folder_cache import cached_arrays, digest
 from utils.gesture_encoder import canonical_landmarks
 from utils.images import open_image
 from utils.prefetch import map_ahead
@@ -96,7 +96,10 @@ def extract_features(extractor, records, crop, device, batch_size=32, cache_dir=
     crop: one of CROPS; images without a hand have no row unless it is "full". `detection` are the settings the hands
     were found with, part of the cache's key. Unreadable images are named on standard error.
     """
-    settings = {**extractor.settings, "crop": crop, "detection": None if crop == "full" else detection}
+    # What was cut out is part of the key: another detector may find other hands in the same images
+    boxes = None if crop == "full" else digest([[list(map(float, hand.box)) for hand in hands or []]
+                                                for _, hands in records])
+    settings = {**extractor.settings, "crop": crop, "boxes": boxes, "detection": None if crop == "full" else detection}
     arrays = cached_arrays(
         cache_dir, f"features-{crop}", [path for path, _ in records], settings,
         lambda: compute_features(extractor, records, crop, device, batch_size, progress),

@@ -70,7 +70,7 @@ class FolderCache:
                         raise ValueError("its arrays are not those that were written")
                     self._say(f"read from cache {self.file}")
                     return found
-            self._say(f"the images have changed since {self.file} was written: recomputed")
+            self._say(f"{self.file} was written for other images, or they have changed: recomputed")
         except Exception as error:  # zipfile and NumPy raise almost anything on damaged data, all of it means that
             self._say(f"warning: {self.file} is damaged ({error}): recomputed")
         return None

@@ -185,6 +185,10 @@ def is_selected(folders, settings):
             raise cli.UserError(f"{folder} exists and was not selected from HaGRID; {remedy}")
         if differing := cli.differing_settings(old, settings):
             raise cli.UserError(f"{folder} was selected with other settings ({'; '.join(differing)}); {remedy}")
+        images, wanted = folder / "images", settings[f"num_{folder.name}"]
+        count = sum(1 for _ in images.iterdir()) if images.is_dir() else 0
+        if count != wanted:
+            raise cli.UserError(f"{images}: {count} images, {wanted} were selected; {remedy}")
     wanted = [folder for split, folder in folders.items() if settings[f"num_{split}"]]
     if there and (missing := [folder for folder in wanted if folder not in there]):
         raise cli.UserError(f"{there[0]} is there but {missing[0]} is not, and they belong together; {remedy}")

@@ -46,16 +46,16 @@ PUBLISHED = {
 EXPECTED = " or ".join(published.url for published in PUBLISHED.values()) + ", or one of them as .safetensors"
 
 
-def load_inception(weights="fid", resize="clean", seed=0):
+def load_inception(weights="fid", resize="clean", seed=0, variant="fid"):
     """InceptionV3 for evaluation with `name`, `settings` and `prepare`: an extractor for utils/features.py.
 
-    `weights`: "fid" or "imagenet" (downloaded on first use to the torch hub cache), "random" (from `seed`), or
-    the path of a .pth or .safetensors file of either network; its tensors tell which. `resize`: a key of
-    inception_input.PREPARE. UserError for a file that is missing, damaged or of something else.
+    `weights`: "fid" or "imagenet" (downloaded on first use to the torch hub cache), "random" (of `variant`, from
+    `seed`), or the path of a .pth or .safetensors file of either network; its tensors tell which. `resize`: a key
+    of inception_input.PREPARE. UserError for a file that is missing, damaged or of something else.
     """
     weights = str(weights)
     if weights == "random":
-        network, settings = empty_network("fid"), {"weights": weights, "weights_seed": seed}
+        network, settings = empty_network(variant), {"weights": weights, "variant": variant, "weights_seed": seed}
         tensors = draw_tensors(network, seed)
         network.name = "random Inception, not comparable"
     else:

@@ -74,7 +74,7 @@ class KernelComparison:
     """The kernel distance of two samples as one number, over subsets, and with an interval, from one Gram matrix.
 
     Each estimate is a quadratic form in the kernel values, its weights being how often an image is drawn: once, in
-    or out of a subset, or as often as a bootstrap took it. Many of them cost one matrix product. Up to BLOCK_ROWS
+    or out of a subset, or as often as a bootstrap took it. Many of them cost one matrix product. Up to KEPT_ROWS
     images a side, the kernel values are computed once and kept; beyond, they are computed block by block each time.
     """
 
