@@ -36,10 +36,12 @@ demo: $(VENV)/installed
 	@echo "# 1. Render images of the gesture, with captions"
 	$(PY) -m utils.synthetic.render --gesture $(GESTURE) --num_train $(NUM_TRAIN) --num_test $(NUM_TEST) \
 	  --resolution $(RESOLUTION) --seed $(SEED)
-	@echo "# 2. Train: gesture feature, embeddings, U-Net"
+	@echo "# 2. Put the gesture's phrase into the captions"
+	$(PY) enrich_captions.py --gesture $(GESTURE) --captioner synthetic --backend rules
+	@echo "# 3. Train: gesture feature, embeddings, U-Net"
 	$(PY) train.py --gesture $(GESTURE) --Lambda $(LAMBDA) --captioner synthetic \
 	  --pretrained_model_name_or_path $(BASE_MODEL) --resolution $(RESOLUTION) $(TRAIN_FLAGS) --seed $(SEED)
-	@echo "# 3. Generate the test prompts with the base model and with the tuned one"
+	@echo "# 4. Generate the test prompts with the base model and with the tuned one"
 	$(PY) image_generation.py --image_filenames_file $(DATA)/test/synthetic_filenames.txt \
 	  --prompts_file $(DATA)/test/synthetic_enriched.txt --ckpt $(OUTPUT)/model \
 	  --feature_npy_path $(OUTPUT)/gesture_feature.npy --img_save_path $(OUTPUT)/base_images --mu $(MU) \
@@ -48,7 +50,7 @@ demo: $(VENV)/installed
 	  --prompts_file $(DATA)/test/synthetic_enriched.txt --ckpt $(OUTPUT)/model \
 	  --feature_npy_path $(OUTPUT)/gesture_feature.npy --img_save_path $(OUTPUT)/images --mu $(MU) \
 	  --num_inference_steps $(STEPS) --seed $(SEED)
-	@echo "# 4. Measure the hands, then the distances to the test images (of real: that of other real ones)"
+	@echo "# 5. Measure the hands, then the distances to the test images (of real: that of other real ones)"
 	$(PY) hand_confidence.py --image_folder $(DATA)/test/images $(OUTPUT)/base_images $(OUTPUT)/images \
 	  --names real base tuned --gesture $(GESTURE) $(RESULTS)
 	$(PY) cal_fid.py $(COMPARED) --features synthetic $(RESULTS)

@@ -26,7 +26,7 @@ def main(args):
 
     evaluation.compare_folders(args, evaluation.Distance(
         "fid", "FID", HAND_CROPS, is_biased=True, headline=frechet_distance,
-        measure=lambda real, fake: {"": frechet_distance(real, fake)},
+        measure=lambda real, fake: {"": frechet_distance(real.features, fake.features)},
         describe=lambda values: evaluation.format_number(values[""]),
     ))
 

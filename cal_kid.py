@@ -4,8 +4,9 @@ python cal_kid.py --real_images data/call/test/images --fake_images outputs/call
 
 Prints one line per number with the images it rests on, and a one-line summary as the last line. The estimator is
 unbiased: two samples of one distribution give 0 on average whatever their number, so that small sets can be compared.
-In brackets stands a 95 % bootstrap interval. KID-H is the same distance on crops of the hands that MediaPipe finds;
-images without one cannot enter it, so read it together with the detection rate. Appends one JSON row to --output.
+In brackets stands a 95 % bootstrap interval over images. KID-H is the same distance on crops of the hands that
+MediaPipe finds; images without one cannot enter it, so read it together with the detection rate. Appends one JSON row
+to --output.
 """
 
 from utils import cli, evaluation
@@ -27,12 +28,16 @@ def parse_args(argv=None):
     return args
 
 
-def measure_clean(compared, args):
-    """Full-sample unbiased estimate, its bootstrap interval, and the spread over subsets."""
+def measure_clean(real, fake, args):
+    """Full-sample unbiased estimate, its bootstrap interval over images, and the spread over subsets."""
+    from utils.metrics import KernelComparison
+
+    compared = KernelComparison(real.features, fake.features)
     values = {"": compared.distance()}
     smaller = min(len(compared.x), len(compared.y))
     if smaller >= LEAST_FOR_INTERVAL:
-        values["_low"], values["_high"] = compared.interval(args.num_resamples, args.seed)
+        values["_low"], values["_high"] = compared.interval(
+            args.num_resamples, args.seed, groups=(real.image_index, fake.image_index))
     size = smaller // 2
     if size >= 2:
         _, values["_subset_std"] = compared.subsets(args.num_subsets, size, args.seed)
@@ -40,8 +45,11 @@ def measure_clean(compared, args):
     return values
 
 
-def measure_published(compared, args):
+def measure_published(real, fake, args):
     """Mean and spread of the biased estimate over 100 subsets of at most 1,000."""
+    from utils.metrics import KernelComparison
+
+    compared = KernelComparison(real.features, fake.features)
     size = min(len(compared.x), len(compared.y), PUBLISHED_SUBSET_SIZE)
     mean, std = compared.subsets(PUBLISHED_SUBSETS, size, args.seed, unbiased=False)
     return {"": mean, "_subset_std": std, "_subset_size": size}
@@ -58,14 +66,14 @@ def describe(values):
 
 
 def main(args):
-    from utils.metrics import KernelComparison, kernel_distance
+    from utils.metrics import kernel_distance
 
     is_clean = args.protocol == "clean"
     measure = measure_clean if is_clean else measure_published
     evaluation.compare_folders(args, evaluation.Distance(
         "kid", "KID", HAND_CROPS, is_biased=not is_clean,
         headline=lambda real, fake: kernel_distance(real, fake, unbiased=is_clean),
-        measure=lambda real, fake: measure(KernelComparison(real, fake), args),
+        measure=lambda real, fake: measure(real, fake, args),
         describe=describe,
     ))
 

@@ -9,7 +9,7 @@ Reads a folder of images and two lists of equal length. Prints one line per numb
   caption_pairs_similarity    the same over pairs of two different lines
   cut_rate                    share of the captions that are longer than CLIP's 77 tokens
   duplicate_rate              share of the captions that repeat an earlier one
-  phrase_coverage             share of the captions with the phrase of --gesture, or with --phrase
+  phrase_coverage             share of the captions with the phrase of --gesture, or with --phrase, exactly once
   detection_rate              share of the images in which MediaPipe finds a hand
 Appends one JSON row to --output, and writes --per_image and --grid for a look behind the numbers.
 """
@@ -148,6 +148,8 @@ def count_hands(paths, similarities, num_workers):
 
 def summarize(similarities, among_captions, captions, is_cut, hands, phrase):
     """Counts and metrics of the pairs whose image can be read, as a dict; metrics that nobody asked for are absent."""
+    from utils.enrichment_rules import has_phrase_once
+
     used = [i for i, value in enumerate(similarities) if value is not None]
     count = len(used)
     texts = [captions[i] for i in used]
@@ -158,7 +160,7 @@ def summarize(similarities, among_captions, captions, is_cut, hands, phrase):
            "cut_rate": sum(is_cut[i] for i in used) / count,
            "duplicate_rate": (count - len(set(texts))) / count}
     if phrase:
-        row["phrase_coverage"] = sum(phrase in text for text in texts) / count
+        row["phrase_coverage"] = sum(has_phrase_once(text, phrase) for text in texts) / count
     if hands:
         row["num_without_hand"] = sum(hands[i] == 0 for i in used)
         row["detection_rate"] = 1 - row["num_without_hand"] / count
@@ -178,6 +180,8 @@ def format_summary(row):
 
 def write_per_image(path, paths, captions, similarities, is_cut, hands, phrase):
     """One CSV line per image, in the order of the list; an image that cannot be read has no similarity."""
+    from utils.enrichment_rules import has_phrase_once
+
     with cli.atomic_path(path) as temporary:
         with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
@@ -185,7 +189,7 @@ def write_per_image(path, paths, captions, similarities, is_cut, hands, phrase):
             for i, image in enumerate(paths):
                 is_read = similarities[i] is not None
                 writer.writerow([image.name, f"{similarities[i]:.4f}" if is_read else "unreadable", int(is_cut[i]),
-                                 int(phrase in captions[i]) if phrase else "",
+                                 int(has_phrase_once(captions[i], phrase)) if phrase else "",
                                  hands[i] if hands and is_read else "", captions[i]])
 
 

@@ -8,8 +8,8 @@ Reads the images of each folder. Prints a table with a column per folder, and a 
   detection_rate                  share of the images with a hand
   hand_conf                       mean handedness score of all detected hands, as published; never below 0.5
   hand_conf_zero_filled           mean over all images of the score of the best hand, 0 where there is none
-  gesture_match_rate              share of the images with a hand in which a hand shows the fingers of --gesture
-                                  whatever its side, size and rotation
+  gesture_match_rate              share of the images with a hand whose best hand, the one with the highest score,
+                                  shows the fingers of --gesture, whatever its side, size and rotation
   gesture_match_rate_zero_filled  the same as a share of all images: one without a hand does not show the gesture
   direction_match_rate            like and dislike only: share of the images that show their fingers in which the
                                   thumb points up, or down
@@ -81,16 +81,15 @@ def parse_args(argv=None):
 def score_image(path, hands, gesture):
     """What the metrics need of one image, as a dict; `hands` as from utils.hands.detect_folder.
 
-    `best` is the hand that shows the gesture if one does, else the one with the highest score, or None.
+    `best` is the hand with the highest score, None if there is no hand; what it shows counts.
     """
     from utils.finger_states import matches_direction, matches_gesture
 
-    ranked = sorted(hands or [], key=lambda hand: -hand.score)
-    showing = [hand for hand in ranked if gesture and matches_gesture(hand, gesture)]
-    best = (showing or ranked or [None])[0]
-    return {"path": path, "hands": hands, "best": best, "shows_gesture": bool(showing),
-            "points_right": any(matches_direction(hand, gesture) for hand in showing),
-            "score": max((hand.score for hand in ranked), default=0.0)}
+    best = max(hands or [], key=lambda hand: hand.score, default=None)
+    shows_gesture = bool(best and gesture and matches_gesture(best, gesture))
+    return {"path": path, "hands": hands, "best": best, "shows_gesture": shows_gesture,
+            "points_right": shows_gesture and matches_direction(best, gesture),
+            "score": best.score if best else 0.0}
 
 
 def measure_ratio(pairs, seed):

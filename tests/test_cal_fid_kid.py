@@ -53,7 +53,8 @@ def test_fid_of_landmarks_tells_gestures_apart_and_counts_everything(folders, tm
     counts = {"num_real": 8, "num_fake": 9, "num_skipped": 1, "num_skipped_fake": 1, "features": "landmarks", "seed": 0}
     assert counts.items() <= peace.items()
     assert peace["num_fake_hands"] == round(9 * peace["detection_rate"]) <= 8
-    assert peace["fid_h_floor_n"] == peace["num_real_hands"] // 2 and peace["fid_h_floor"] < peace["fid_h_same_n"]
+    assert peace["fid_h_floor_n"] == [peace["num_real_hands"] // 2] * 2 == peace["fid_h_same_n_n"]
+    assert peace["fid_h_floor"] < peace["fid_h_same_n"]
     assert "fid" not in peace
     lines = result.stdout.splitlines()
     assert lines[-1].startswith("call: FID-H ") and "; peace: FID-H " in lines[-1]
@@ -121,19 +122,20 @@ def test_floor_takes_whole_images_and_the_same_number_on_both_sides():
         seen.append((x, y))
         return frechet_distance(x, y)
 
-    floor, same_n, size = measure_floor(real, fake, 0, distance)
+    floor = measure_floor(real, fake, 0, distance)
     (first, second), (again, chosen) = seen
-    assert size == 6 and len(first) == len(second) == 12 and len(chosen) == 6 and np.array_equal(first, again)
+    assert floor["floor_images"] == 6 and np.array_equal(first, again)
+    assert [len(first), len(second)] == floor["floor_n"] == [12, 12]
+    assert [len(first), len(chosen)] == floor["same_n_n"] == [12, 6]
     assert not {tuple(row) for row in first} & {tuple(row) for row in second}
-    assert same_n > floor
-    assert measure_floor(real, fake, 0, distance) == (floor, same_n, size)
-    assert measure_floor(real, fake, 1, distance) != (floor, same_n, size)
+    assert floor["same_n"] > floor["floor"]
+    assert measure_floor(real, fake, 0, distance) == floor != measure_floor(real, fake, 1, distance)
 
 
 def test_floor_of_the_unbiased_distance_is_zero_on_average():
     rng = np.random.default_rng(0)
     real = feature_set(rng.normal(size=(200, 8)), np.arange(200))
-    floors = np.array([measure_floor(real, real, seed, kernel_distance)[0] for seed in range(40)])
+    floors = np.array([measure_floor(real, real, seed, kernel_distance)["floor"] for seed in range(40)])
     # Splits of one sample push its halves apart or together; the sign still varies
     assert (floors < 0).any() and (floors > 0).any()
 
@@ -141,7 +143,7 @@ def test_floor_of_the_unbiased_distance_is_zero_on_average():
 @pytest.mark.parametrize("num_real", [1, 3])
 def test_floor_of_too_few_images_is_missing(num_real):
     few = feature_set(np.zeros((num_real, 2)), np.arange(num_real))
-    assert measure_floor(few, few, 0, frechet_distance) is None
+    assert measure_floor(few, few, 0, frechet_distance) == {}
 
 
 def test_num_images_draws_the_same_images_for_a_seed(folders):
@@ -182,13 +184,16 @@ def test_a_single_readable_image_is_refused(folders, tmp_path):
                            "--region", "full"])
 
 
-def test_unreadable_images_are_not_counted_without_a_look_for_hands(folders, tmp_path, capsys):
+def test_whole_images_alone_have_a_detection_rate_too_and_unreadable_ones_do_not_count(folders, tmp_path, capsys):
     run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", folders / "peace", "--features", "synthetic",
                        "--region", "full", "--output", tmp_path / "r.jsonl"])
     row, = read_rows(tmp_path / "r.jsonl")
     assert (row["num_real"], row["num_fake"], row["num_skipped_fake"]) == (8, 9, 1)
     lines = capsys.readouterr().out.splitlines()
-    assert any("9 images, 1 unreadable" in line for line in lines) and "(8 real and 9 fake images)" in lines[-1]
+    rate = row["detection_rate"]
+    assert 0.5 < rate < 1 and 0.5 < row["detection_rate_real"] <= 1
+    assert any(f"9 images, 1 unreadable, hands in {rate:.1%};" in line for line in lines)
+    assert "(8 real and 9 fake images)" in lines[-1]
 
 
 def test_a_row_is_named_by_its_folder_and_holds_what_the_numbers_depend_on(folders, tmp_path, capsys):
@@ -250,4 +255,4 @@ def test_rows_are_json_without_surprises(folders, tmp_path):
                        "synthetic", "--region", "full", "--output", tmp_path / "r.jsonl"])
     row = json.loads((tmp_path / "r.jsonl").read_text())
     assert isinstance(row["fid"], float) and row["real_images"] == str(folders / "call")
-    assert row["num_real"] == row["num_fake"] == 8 and "detection_rate" not in row
+    assert row["num_real"] == row["num_fake"] == 8 and "num_fake_hands" not in row

@@ -31,6 +31,18 @@ SCRIPTS = {"BLIP2": (BLIP2, tiny_captioners.build_tiny_blip2),
            "VitGpt2": (VitGpt2, tiny_captioners.build_tiny_vit_gpt2)}
 
 
+# Runs the script of its first argument in a file system that lists folders backwards
+IN_REVERSE = """
+import contextlib, os, runpy, sys
+scandir, listdir = os.scandir, os.listdir
+os.scandir = lambda *folder: contextlib.nullcontext(list(scandir(*folder))[::-1])
+os.listdir = lambda *folder: listdir(*folder)[::-1]
+sys.argv = sys.argv[1:]
+sys.path.insert(0, "")
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """{captioner: folder of its tiny model}, read only."""
@@ -85,13 +97,14 @@ def test_script_in_batches_of_four_writes_what_the_model_says_of_each_image_alon
         f"{data}/call/test: 3 captions, 0 images left out (0 cannot be read, 0 without a caption)"]
 
 
-def test_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, models, run_script):
-    args = ["VitGpt2.py", "--gesture", "call", "--split", "train", "--model", models["VitGpt2"], "--batch_size", 2,
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_killed_run_goes_on_in_a_shuffled_file_system_and_ends_with_the_same_bytes(name, tmp_path, models, run_script):
+    args = [f"{name}.py", "--gesture", "call", "--split", "train", "--model", models[name], "--batch_size", 2,
             "--device", "cpu", "--data_dir"]
     write_pictures(tmp_path / "killed" / "call" / "train" / "images", 60)
     shutil.copytree(tmp_path / "killed", tmp_path / "undisturbed")
     folder = tmp_path / "killed" / "call" / "train"
-    journal = folder / "VitGpt2_captions.jsonl"
+    journal = folder / f"{name}_captions.jsonl"
     with subprocess.Popen([sys.executable, *map(str, args), tmp_path / "killed"], cwd=ROOT, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 3):
@@ -100,13 +113,13 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, models, run_s
     done = journal.read_bytes().count(b"\n") - 1
     assert 3 <= done < 30 and not list(folder.glob("*.txt"))
 
-    for root in ("killed", "undisturbed"):
-        result = run_script([*args, tmp_path / root])
+    for root, command in (("killed", ["-c", IN_REVERSE, *args]), ("undisturbed", args)):
+        result = run_script([*command, tmp_path / root])
         assert result.returncode == 0, result.stderr
         assert result.stdout.splitlines()[-1] == (f"{tmp_path / root}/call/train: 60 captions, 0 images left out "
                                                   "(0 cannot be read, 0 without a caption)")
     for kind in ("filenames", "captions"):
-        there, here = (tmp_path / root / "call" / "train" / f"VitGpt2_{kind}.txt" for root in ("killed", "undisturbed"))
+        there, here = (tmp_path / root / "call" / "train" / f"{name}_{kind}.txt" for root in ("killed", "undisturbed"))
         assert there.read_bytes() == here.read_bytes() and there.read_bytes().count(b"\n") == 60
 
 

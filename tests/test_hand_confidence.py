@@ -46,9 +46,10 @@ def test_two_hands_are_both_averaged_but_an_image_counts_by_its_best():
     assert row["hand_conf"] == pytest.approx(0.75) and row["hand_conf_zero_filled"] == pytest.approx(0.9)
 
 
-def test_match_rate_is_a_share_of_the_images_with_a_hand():
-    idle = skeleton_hand("palm", score=0.99)
-    row = summarize([[skeleton_hand("call")], [idle, skeleton_hand("call", score=0.7)], [idle], []], CALL)
+def test_match_rate_is_a_share_of_the_images_with_a_hand_and_their_best_hands():
+    idle, unsure = skeleton_hand("palm", score=0.6), skeleton_hand("call", score=0.5)
+    row = summarize([[skeleton_hand("call", score=0.9)], [idle, skeleton_hand("call", score=0.7)], [idle, unsure], []],
+                    CALL)
     assert row["gesture_match_rate"] == pytest.approx(2 / 3)
 
 
@@ -60,12 +61,12 @@ def test_like_and_dislike_have_the_same_fingers_and_are_told_apart_by_their_dire
     assert "direction_match_rate" not in summarize([[hand]], CALL)
 
 
-def test_best_hand_is_the_gesturing_one_then_the_surest():
+def test_best_hand_is_the_surest_whatever_the_gesture():
     scores = {"palm": 0.8, "fist": 0.9, "call": 0.7}
     hands = [skeleton_hand(name, score=score) for name, score in scores.items()]
     assert hand_confidence.score_image(Path("a.png"), hands, None)["best"] is hands[1]
-    assert hand_confidence.score_image(Path("a.png"), hands, CALL)["best"] is hands[2]
-    assert hand_confidence.score_image(Path("a.png"), hands, CALL)["score"] == 0.9
+    with_gesture = hand_confidence.score_image(Path("a.png"), hands, CALL)
+    assert with_gesture["best"] is hands[1] and with_gesture["score"] == 0.9 and not with_gesture["shows_gesture"]
 
 
 def test_an_image_without_a_hand_does_not_show_the_gesture_in_the_zero_filled_rate():

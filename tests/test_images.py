@@ -175,14 +175,19 @@ def test_damaged_bytes_give_an_image_or_a_user_error(tmp_path):
 # Listing, resizing, saving
 
 
-def test_list_images_is_sorted_and_takes_only_visible_image_files(tmp_path):
-    for name in ("b.PNG", "a.jpg", "c d é.jpeg", "-e.webp", ".hidden.jpg", "notes.txt", "jpg"):
+def test_list_images_is_sorted_takes_only_visible_image_files_and_tells_of_the_rest(tmp_path, capsys):
+    for name in ("b.PNG", "a.jpg", "c d é.jpeg", "-e.webp", "f.JFIF", ".hidden.jpg"):
+        (tmp_path / name).touch()
+    assert len(images.list_images(tmp_path)) == 5 and capsys.readouterr().err == ""
+    for name in ("notes.txt", "jpg"):
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "a.jpg")
     assert [path.name for path in images.list_images(tmp_path)] == [
-        "-e.webp", "a.jpg", "b.PNG", "c d é.jpeg", "link.jpg"]
+        "-e.webp", "a.jpg", "b.PNG", "c d é.jpeg", "f.JFIF", "link.jpg"]
+    assert "4 files or folders in it are no images" in (warning := capsys.readouterr().err)
+    assert "'folder.jpg' for one" in warning and warning.count("\n") == 1
 
 
 def test_a_folder_without_images_is_a_user_error(tmp_path):

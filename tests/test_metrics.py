@@ -288,6 +288,20 @@ def test_arrays_and_tensors_of_any_kind_give_the_same_number(function):
     assert all(isinstance(value, float) for value in np.atleast_1d(expected).tolist())
 
 
+def test_rows_of_one_group_are_resampled_together():
+    x, y = draw(40, 4, 1), draw(40, 4, 2, mean=1)
+    twice, labels = (x.repeat(2, 0), y.repeat(2, 0)), np.repeat(np.arange(40), 2)
+    twice = [rows + 1e-3 * draw(80, 4, 3) for rows in twice]
+    alone, together, apart = (np.ptp(kernel_distance_interval(*pair, 500, groups=groups)) for pair, groups in
+                              (((x, y), (None, None)), (twice, (labels, labels)), (twice, (None, None))))
+    assert together == pytest.approx(alone, rel=0.1) and apart < 0.85 * alone
+    own = np.arange(40)
+    assert kernel_distance_interval(x, y, 50, groups=(own, own[::-1])) != kernel_distance_interval(x, y, 50)
+    assert kernel_distance_interval(x, y, 50, groups=(own + 7, None)) == kernel_distance_interval(x, y, 50)
+    with pytest.raises(ValueError, match="3 group labels for 40 rows"):
+        kernel_distance_interval(x, y, groups=(own[:3], None))
+
+
 def test_two_images_are_enough_for_a_number_and_an_interval():
     low, high = kernel_distance_interval(draw(2, 4, 1), draw(2, 4, 2))
     assert np.isfinite([low, high, frechet_distance(draw(2, 4, 1), draw(2, 4, 2))]).all()

@@ -74,8 +74,8 @@ def check_args(parser, args):
 class Distance:
     """FID or KID. key, label: "fid", "FID". hand_crops: how hands are cut out in each protocol (features.CROPS).
 
-    headline(real, fake): the number of two (n, d) arrays. measure(real, fake): a dict of it under "" and of what goes
-    with it, by the suffix of its key in a row. describe(values): those as text.
+    headline(real, fake): the number of two (n, d) arrays. measure(real, fake): of two FeatureSets a dict of it under
+    "" and of what goes with it, by the suffix of its key in a row. describe(values): those as text.
     """
 
     key: str
@@ -89,19 +89,14 @@ class Distance:
 
 @dataclass
 class Folder:
-    """One folder of images. records: (path, hands) of those that can be read; num_with_hand: None if not looked at."""
+    """One folder of images. records: (path, hands), after detect_hands of those that can be read."""
 
     path: Path
     name: str
     records: list
     num_skipped: int = 0
-    num_with_hand: int | None = None
+    num_with_hand: int = 0
     regions: dict = field(default_factory=dict)  # region -> FeatureSet
-
-    @property
-    def num_images(self):
-        """Images that can be read; without a look for hands that shows only when features are taken."""
-        return len(self.regions["full"].features) if "full" in self.regions else len(self.records)
 
     @property
     def detection_rate(self):
@@ -172,9 +167,10 @@ def measure_folder(folder, regions, hand_crop, extractor, args, device):
 
 
 def measure_floor(real, fake, seed, headline):
-    """(floor, same N, N): two halves of the real rows, and one of them against as many fake ones. None if too few.
+    """Two halves of the real rows, and one of them against as many fake ones, by the suffix of a row's key.
 
-    Halves are made of images, so that two hands of one image never fall on both sides.
+    Halves are made of images, so that two hands of one image never fall on both sides; how many rows they have stands
+    beside the distances. Empty if there are too few images.
     """
     import numpy as np
 
@@ -183,10 +179,11 @@ def measure_floor(real, fake, seed, headline):
     real_images, fake_images = np.unique(real.image_index), np.unique(fake.image_index)
     size = min(len(real_images) // 2, len(fake_images))
     if size < 2:
-        return None
+        return {}
     first, second = (real.of_images(real_images[half]) for half in split_halves(len(real_images), seed, size))
-    chosen = np.random.default_rng(seed).permutation(fake_images)[:size]
-    return headline(first, second), headline(first, fake.of_images(chosen)), size
+    chosen = fake.of_images(np.random.default_rng(seed).permutation(fake_images)[:size])
+    return {"floor": headline(first, second), "floor_n": [len(first), len(second)],
+            "same_n": headline(first, chosen), "same_n_n": [len(first), len(chosen)], "floor_images": size}
 
 
 def compare_region(region, real, fake, distance, args, source):
@@ -200,16 +197,18 @@ def compare_region(region, real, fake, distance, args, source):
                  "numbers; compare only with rows of the same numbers, see --num_images")
     elif counts[0] != counts[1]:
         cli.warn(f"{fake.name}: {counts[0]} real and {counts[1]} fake {unit}; {label} has no bias from that")
-    values = distance.measure(real_set.features, fake_set.features)
+    values = distance.measure(real_set, fake_set)
     headline = f"{label} {distance.describe(values)}"
     text = f"{headline} ({counts[0]} real and {counts[1]} fake {unit})"
     row = {key + suffix: value for suffix, value in values.items()}
     lines = [f"{headline}: {counts[0]} real and {counts[1]} fake {unit}; {source}"]
-    floor = measure_floor(real_set, fake_set, args.seed, distance.headline) if args.floor else None
+    floor = measure_floor(real_set, fake_set, args.seed, distance.headline) if args.floor else {}
     if floor:
-        row |= {f"{key}_{suffix}": value for suffix, value in zip(("floor", "same_n", "floor_n"), floor, strict=True)}
-        lines.append(f"{label} floor {format_number(floor[0])}: real against real, {floor[2]} images each; fake "
-                     f"against real at the same number {format_number(floor[1])}; {source}")
+        row |= {f"{key}_{suffix}": value for suffix, value in floor.items()}
+        (first, second), (_, chosen) = floor["floor_n"], floor["same_n_n"]
+        lines.append(f"{label} floor {format_number(floor['floor'])}: real against real, {first} and {second} {unit}; "
+                     f"fake against real {format_number(floor['same_n'])}, {chosen} and {first} {unit}, all of "
+                     f"{floor['floor_images']} images each; {source}")
     elif args.floor:
         cli.warn(f"{label}: too few images for --floor, which needs four real ones and two fake ones")
     return row, lines, text
@@ -235,9 +234,8 @@ def compare_folders(args, distance):
         if fake.path.resolve() == real.path.resolve():
             cli.warn(f"--fake_images {fake.path} is the folder of --real_images")
 
-    # Hands, then features, of all folders
-    if "hands" in regions:
-        detect_hands([real, *fakes], args.num_workers, args.cache_dir)
+    # Hands, then features, of all folders; hands also for whole images, whose distance says nothing of missing ones
+    detect_hands([real, *fakes], args.num_workers, args.cache_dir)
     for folder in (real, *fakes):
         measure_folder(folder, regions, distance.hand_crops[args.protocol], extractor, args, device)
 
@@ -272,22 +270,22 @@ def compare_folders(args, distance):
 
 def count_images(real, fake):
     """What a row says of how much its numbers rest on."""
-    counts = {"num_real": real.num_images, "num_fake": fake.num_images,
+    counts = {"num_real": len(real.records), "num_fake": len(fake.records),
               "num_skipped": real.num_skipped + fake.num_skipped,
-              "num_skipped_real": real.num_skipped, "num_skipped_fake": fake.num_skipped}
+              "num_skipped_real": real.num_skipped, "num_skipped_fake": fake.num_skipped,
+              "detection_rate_real": real.detection_rate, "detection_rate": fake.detection_rate}
     if "hands" in real.regions:
         counts |= {"num_real_hands": len(real.regions["hands"].features),
-                   "num_fake_hands": len(fake.regions["hands"].features),
-                   "detection_rate_real": real.detection_rate, "detection_rate": fake.detection_rate}
+                   "num_fake_hands": len(fake.regions["hands"].features)}
     return counts
 
 
 def describe_folder(folder, source):
     """How much of a folder counts, on one line."""
-    line = f"{folder.name} {cli.one_line(folder.path)}: {folder.num_images} images, {folder.num_skipped} unreadable"
-    if folder.num_with_hand is not None:
-        without = len(folder.records) - folder.num_with_hand
-        line += f", hands in {folder.detection_rate:.1%}, {without} without a hand left out of the hand numbers"
+    line = (f"{folder.name} {cli.one_line(folder.path)}: {len(folder.records)} images, {folder.num_skipped} "
+            f"unreadable, hands in {folder.detection_rate:.1%}")
+    if "hands" in folder.regions:
+        line += f", {len(folder.records) - folder.num_with_hand} without a hand left out of the hand numbers"
     return f"{line}; {source}"
 
 

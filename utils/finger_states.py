@@ -23,7 +23,6 @@ FOLDED_TOUCH_DISTANCE = 0.65  # of a finger that is folded anyway, where no flat
 THUMB_ELEVATION = 20.0  # degrees; rendered thumbs that point up have 37 to 87, down -35 to -89, for 98 in 100
 
 
-
 def palm_axes(points):
     """Orthonormal axes of the palm of a hand (21, 3) as the rows of (3, 3).
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.cli import UserError, atomic_path
+from utils.cli import UserError, atomic_path, warn
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: it starts ghostscript
 SAVE_OPTIONS = {".png": {"format": "PNG"}, ".jpg": {"format": "JPEG", "quality": 95}}
 SAVE_OPTIONS[".jpeg"] = SAVE_OPTIONS[".jpg"]
@@ -31,17 +31,22 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF blocks; size is o
 def list_images(folder):
     """The images directly in `folder`, sorted by name; hidden (so also half-written) ones left out.
 
-    UserError if `folder` is missing, not readable, or holds no image.
+    Warns of whatever else lies there, folders too, since images may be among it. UserError if `folder` is missing,
+    not readable, or holds no image.
     """
     try:
         with os.scandir(folder) as entries:
-            names = [e.name for e in entries if not e.name.startswith(".")
-                     and e.name.lower().endswith(IMAGE_SUFFIXES) and e.is_file()]
+            visible = [e for e in entries if not e.name.startswith(".")]
+            names = sorted(e.name for e in visible if e.name.lower().endswith(IMAGE_SUFFIXES) and e.is_file())
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}; a folder with images is expected") from error
     if not names:
         raise UserError(f"{folder}: no images in this folder (looked for {' '.join(IMAGE_SUFFIXES)})")
-    return [Path(folder, name) for name in sorted(names)]
+    if len(visible) > len(names):
+        other = min({e.name for e in visible} - set(names))
+        warn(f"{folder}: {len(visible) - len(names)} files or folders in it are no images by their names and are "
+             f"passed over, {other!r} for one")
+    return [Path(folder, name) for name in names]
 
 
 def open_image(path):

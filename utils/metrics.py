@@ -138,12 +138,12 @@ class KernelComparison:
                                    for i, j in zip(drawn_x, drawn_y, strict=True)], dtype=torch.float64)
         return float(values.mean()), float(values.std(correction=0))
 
-    def interval(self, num_resamples=1000, seed=0, level=0.95):
+    def interval(self, num_resamples=1000, seed=0, level=0.95, groups=(None, None)):
         """As kernel_distance_interval."""
         check_resampling(num_resamples, level)
         rng = np.random.default_rng(seed)
-        weights = [count_draws(rng.integers(len(sample), size=(num_resamples, len(sample))), len(sample))
-                   for sample in (self.x, self.y)]
+        weights = [resample_groups(rng, group_numbers(group, len(sample)), num_resamples)
+                   for sample, group in zip((self.x, self.y), groups, strict=True)]
         # Of two or three images a resample may hold one only, and no pair: NaN
         return percentile_interval(self.estimate(*weights, unbiased=True).numpy(), level)
 
@@ -153,6 +153,21 @@ def count_draws(drawn, n):
     offsets = n * np.arange(len(drawn))[:, None]
     counts = np.bincount((drawn + offsets).ravel(), minlength=n * len(drawn))
     return torch.from_numpy(counts.reshape(len(drawn), n).astype(np.float64))
+
+
+def group_numbers(groups, n):
+    """The group of each of n rows as a number from 0 without gaps, (n,); without `groups` every row is its own."""
+    if groups is None:
+        return np.arange(n)
+    if len(groups) != n:
+        raise ValueError(f"{len(groups)} group labels for {n} rows")
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def resample_groups(rng, groups, num_resamples):
+    """Bootstrap weights (num_resamples, rows), fp64: whole groups are drawn, so that their rows share one weight."""
+    n = groups.max() + 1
+    return count_draws(rng.integers(n, size=(num_resamples, n)), n)[:, groups]
 
 
 def kernel_distance(x, y, unbiased=True):
@@ -174,8 +189,11 @@ def kernel_distance_subsets(x, y, num_subsets=100, subset_size=None, seed=0, unb
     return KernelComparison(x, y).subsets(num_subsets, subset_size, seed, unbiased)
 
 
-def kernel_distance_interval(x, y, num_resamples=1000, seed=0, level=0.95):
+def kernel_distance_interval(x, y, num_resamples=1000, seed=0, level=0.95, groups=(None, None)):
     """(low, high) of the unbiased kernel distance by the percentile bootstrap; x and y are resampled separately.
+
+    `groups`: for x and y a label per row, or None. Rows of one label, as two hands of one image, are drawn together:
+    they are alike, and drawn apart they would make the interval too narrow.
 
     Two draws of one image are no pair: counted as one they would add the kernel's diagonal to the xx and yy terms
     and move the interval off the estimate. What is left is divided by its own weight, and the mean over resamples is
@@ -183,7 +201,7 @@ def kernel_distance_interval(x, y, num_resamples=1000, seed=0, level=0.95):
     nearly equal the U-statistic is degenerate; the bootstrap takes the noise of its projection for a signal, three
     times its variance comes out, and the interval is about 1.7 times too wide: it errs on the safe side.
     """
-    return KernelComparison(x, y).interval(num_resamples, seed, level)
+    return KernelComparison(x, y).interval(num_resamples, seed, level, groups)
 
 
 # Metrics that accumulate

@@ -3,8 +3,8 @@
   python -m utils.synthetic.render --gesture call --num_train 400 --num_test 200 --resolution 128 --seed 0
 
 Writes data/<gesture>/{train,test}/: images/, synthetic_filenames.txt, synthetic_captions.txt (as a captioner would
-see it), synthetic_enriched.txt (with the phrase of the gesture) and annotations.json (HaGRID's fields, and the
-anatomy). The same flags give the same bytes, whatever the number of processes.
+see it; enrich_captions.py --captioner synthetic adds the phrase of the gesture) and annotations.json (HaGRID's
+fields, and the anatomy). The same flags give the same bytes, whatever the number of processes.
 """
 
 import os
@@ -12,7 +12,6 @@ import shutil
 from pathlib import Path
 
 from utils import cli
-from utils.gestures import GESTURES
 from utils.process_pool import map_in_processes
 from utils.synthetic.hand import MALFORMATIONS, POSES
 
@@ -119,12 +118,7 @@ def render_split(args, split, count, settings):
         captions.append(scene.caption)
         annotations[Path(names[-1]).stem] = describe_scene(scene)
         save_image(scene.image, beside / "images" / names[-1])
-    phrase = f" {GESTURES[args.gesture].phrase}" if args.gesture in GESTURES else ""
-    for kind, lines in (
-        ("filenames", names),
-        ("captions", captions),
-        ("enriched", [c + phrase for c in captions]),
-    ):
+    for kind, lines in (("filenames", names), ("captions", captions)):
         (beside / f"synthetic_{kind}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     cli.write_json(beside / "annotations.json", annotations)
     cli.write_json(beside / "render.json", settings)
