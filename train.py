@@ -4,6 +4,7 @@ python train.py --gesture call --Lambda 0.7
 
 Stage I measures the mean hand of the images (MediaPipe), Stage II optimises one text embedding per image
 through the frozen U-Net, Stage III fine-tunes the U-Net on them. The same command continues a run.
+`accelerate launch --num_processes 8 train.py ...` shares each batch among 8 GPUs.
 
 Reads  <data_dir>/<gesture>/train: images/, <captioner>_filenames.txt, <captioner>_enriched.txt and, if there,
        annotations.json, which tells Stage I where the gesturing hand is
@@ -12,12 +13,12 @@ Writes <output_dir>/<gesture>: model/ (StableDiffusionPipeline.from_pretrained o
        checkpoints/ until it is done
 """
 
+import contextlib
 import hashlib
-import os
 import sys
 from pathlib import Path
 
-from utils import cli, train_settings
+from utils import cli, processes, train_settings
 
 LOG_STEPS = 10  # updates between two looks at the losses
 
@@ -57,8 +58,6 @@ def parse_args(argv=None):
 
     train_settings.fill_preset(args)
     cli.require_gesture(parser, args.gesture)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        parser.error("several processes cannot share a run yet; start it with python, not accelerate launch")
     folder = cli.require_dir(parser, args.data_dir / args.gesture / "train", "--data_dir",
                              "images are expected in <data_dir>/<gesture>/train/images")
     cli.require_file(parser, folder / f"{args.captioner}_filenames.txt", "--captioner",
@@ -97,11 +96,11 @@ def list_settings(args, paths, captions):
     return settings
 
 
-def measure_gesture(run, args, gesture, paths, boxes, is_resumed):
+def measure_gesture(run, args, gesture, paths, boxes, is_measured):
     """Stage I: (63,), from the images unless --feature_npy_path is given or the run has it already."""
     from utils.gesture_encoder import encode_gesture, load_feature, load_feature_info, save_feature
 
-    if is_resumed and run.feature.is_file():
+    if is_measured:
         return load_feature(run.feature)
     if args.feature_npy_path:
         feature, counts = load_feature(args.feature_npy_path), {"read_from": args.feature_npy_path}
@@ -109,7 +108,7 @@ def measure_gesture(run, args, gesture, paths, boxes, is_resumed):
     else:
         kind = args.feature
         feature, counts = encode_gesture(paths, kind, gesture, args.num_workers, boxes)
-    save_feature(run.feature, feature, kind, gesture.name, counts)
+    processes.decide(lambda: save_feature(run.feature, feature, kind, gesture.name, counts))
     run.log("Stage I: " + ", ".join(f"{name} {value}" for name, value in counts.items()))
     return feature
 
@@ -135,7 +134,7 @@ def train(run, args, settings, accelerator, denoiser, data, interruption):
     from utils.three_stage import embedding_stage, finetune_stage, optimise
 
     checkpoints = CheckpointFolder(run.checkpoints, warn=run.log)
-    if checkpoint := checkpoints.newest():
+    if checkpoint := processes.decide(checkpoints.newest):
         run.log(f"going on from {checkpoint.path} ({checkpoint.state['stage']})")
         for name in checkpoint.state["pieces"]:
             for first, residuals in checkpoint.load_piece(name).items():
@@ -160,22 +159,25 @@ def train(run, args, settings, accelerator, denoiser, data, interruption):
             done = step + 1
             ends_batch = stage.residual is not None and stage.plan.ends_round(step)
             is_due = ends_batch or (stage.residual is None and done % args.checkpointing_steps == 0)
-            if is_due or interruption.signal or done % LOG_STEPS == 0 or done == num_steps:
+            is_look = is_due or done % LOG_STEPS == 0 or done == num_steps
+            signal = interruption.agreed(is_look)
+            if is_look or signal:
                 progress.set_postfix(loss=f"{check_losses(run, stage, done):.4f}")
-            if ends_batch:
+            if ends_batch and processes.is_first():
                 images, _ = stage.plan.samples(step)
                 residuals = {str(images[0]): data.residuals[images]}
                 checkpoints.write_piece(f"residuals/{images[0]:06d}", residuals)
-            if is_due or interruption.signal:
+            if (is_due or signal) and processes.is_first():
                 parts = {**stage_parts(stage, denoiser), "losses": losses}
                 scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
                 state = {"stage": stage.name, "scaler": scaler, "settings": settings}
                 checkpoints.write(offset + done, parts, state)
-            if interruption.signal:
+            if signal:
                 progress.close()
+                processes.wait_for_all()  # a launcher ends all as soon as one has ended
                 run.log(f"interrupted in {stage.name} after update {done} of {num_steps}; "
                         "the same command goes on from here")
-                sys.exit(128 + interruption.signal)
+                sys.exit(128 + signal)
         if num_steps:
             run.log(f"{stage.name}: {num_steps} updates, mean loss {stage.losses.mean().item():.4f}")
         offset += num_steps
@@ -183,6 +185,25 @@ def train(run, args, settings, accelerator, denoiser, data, interruption):
     if stage.average is not None:
         stage.average.copy_to_parameters()
     return losses
+
+
+def claim(run, args, settings, stack):
+    """Whether the run is already finished; if not, its folder is this run's until `stack` ends."""
+    if not args.overwrite:
+        run.check(settings)
+        if run.is_finished:
+            run.tidy(args.keep_checkpoints)
+            print(f"{run.folder} is finished, the model is in {run.model}; --overwrite would start anew")
+            return True
+    stack.enter_context(run.lock())
+    return False
+
+
+def begin(run, args, settings):
+    """Writes the settings; whether the folder holds a run with the same ones, which goes on."""
+    is_resumed = run.is_begun and not args.overwrite
+    run.begin(settings, args.overwrite)
+    return is_resumed
 
 
 def train_gesture(run, args, settings, gesture, paths, captions, boxes):
@@ -204,15 +225,13 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     precision, weight_dtype = train_settings.choose_precision(args.mixed_precision, device)
     sd = stable_diffusion.load_stable_diffusion(args.pretrained_model_name_or_path)
     resolution = training_set.choose_resolution(sd, args.resolution)
-    is_resumed = run.is_begun and not args.overwrite
-    run.begin(settings, args.overwrite)
+    is_resumed = processes.decide(lambda: begin(run, args, settings))
     run.log(f"{len(paths)} images of {gesture.name} at {resolution} px, on {device}, precision {precision}")
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
 
     # Stage I, and what else is computed once.
-    feature = torch.from_numpy(measure_gesture(run, args, gesture, paths, boxes, is_resumed)).to(device)
+    is_measured = processes.decide(lambda: is_resumed and run.feature.is_file())
+    feature = torch.from_numpy(measure_gesture(run, args, gesture, paths, boxes, is_measured)).to(device)
     moments, used = training_set.encode_images(sd, paths, resolution, device, run.log)
     captions = [captions[i] for i in used]
     prompts = choose_prompts(args, captions)
@@ -220,7 +239,7 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     sd.text_encoder.to("cpu")
     last = 1 + len(captions)
     samples = ValidationSamples(run.samples, sd, prompts, resolution, args.seed, device, weight_dtype)
-    if not (is_resumed and samples.are_drawn("base")):
+    if processes.is_first() and not (is_resumed and samples.are_drawn("base")):
         samples.draw("base", embeds[last:], embeds[:1])
 
     # Fuse the prompts: once and for all with the frozen F, in every update with a trained one.
@@ -241,6 +260,8 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
         losses = train(run, args, settings, accelerator, denoiser, data, interruption)
 
     # Draw the same samples again, save the losses and, last of all, the model.
+    if not processes.is_first():
+        return
     with torch.no_grad():
         samples.draw("tuned", denoiser.fuse_prompts(embeds[last:].to(device)), embeds[:1])
     samples.save_sheet(run.samples / "before_after.png", ("base", "tuned"))
@@ -270,16 +291,14 @@ def main(args):
     boxes = {} if args.feature_npy_path else read_gesturing_boxes(annotations, gesture.name)
     settings = list_settings(args, paths, captions)
     run = RunFolder(args.output_dir / gesture.name)
-    if not args.overwrite:
-        run.check(settings)
-        if run.is_finished:
-            run.tidy(args.keep_checkpoints)
-            print(f"{run.folder} is finished, the model is in {run.model}; --overwrite would start anew")
+    processes.join(args.device)
+    with contextlib.ExitStack() as stack:
+        if processes.decide(lambda: claim(run, args, settings, stack)):
             return
-    if num_without := sum(gesture.phrase not in caption for caption in captions):
-        cli.warn(f"{num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, which "
-                 "enrich_captions.py puts in")
-    with run.lock():
+        num_without = sum(gesture.phrase not in caption for caption in captions)
+        if num_without and processes.is_first():
+            cli.warn(f"{num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, which "
+                     "enrich_captions.py puts in")
         train_gesture(run, args, settings, gesture, paths, captions, boxes)
 
 

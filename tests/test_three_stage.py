@@ -176,7 +176,7 @@ def test_draws_belong_to_the_image_and_the_visit_alone(sd, accelerator):
     stage = finetune_stage(accelerator, denoiser, data, settings)
     seen = []
     for step in range(6):
-        images, batch = draw_batch(data, stage, step, 0, "cpu")
+        images, _, batch = draw_batch(data, stage, step, 0, "cpu")
         for i, (image, visit) in enumerate(zip(images, stage.plan.samples(step)[1], strict=True)):
             latents, noise, timestep = drawn(sd, data, "Stage III", image, visit)
             torch.testing.assert_close(batch["latents"][i], latents[0], rtol=0, atol=0)
@@ -192,7 +192,7 @@ def test_dropout_takes_its_share_of_residuals_and_captions(sd, accelerator):
     data.residuals += 1
     settings = make_settings(batch_size=400, caption_dropout=0.2, residual_dropout=0.5)
     stage = finetune_stage(accelerator, GestureDenoiser(sd.unet, sd.noise_scheduler), data, settings)
-    _, batch = draw_batch(data, stage, 0, 0, "cpu")
+    _, _, batch = draw_batch(data, stage, 0, 0, "cpu")
     has_residual = batch["residuals"].flatten(1).all(dim=1)
     assert torch.equal(has_residual, batch["residuals"].flatten(1).any(dim=1))
     # Four standard deviations of a binomial share of 400.
@@ -295,7 +295,7 @@ def test_training_lowers_the_loss_of_a_fixed_batch(tmp_path, accelerator, predic
     denoiser = GestureDenoiser(sd.unet, sd.noise_scheduler, TrainedFusion(32), FEATURE, 0.7)
     settings = make_settings(batch_size=8, finetune_lr=3e-3, finetune_steps=25, ema=False)
     stage = finetune_stage(accelerator, denoiser, data, settings)
-    _, batch = draw_batch(data, stage, 0, 1, "cpu")  # of another seed than the training's
+    _, _, batch = draw_batch(data, stage, 0, 1, "cpu")  # of another seed than the training's
     with torch.no_grad():
         before = denoiser(**batch).mean()
     run(stage, accelerator, denoiser, data)

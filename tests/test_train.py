@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from PIL import Image
 from safetensors.torch import load_file
 
 import train
 from tests.conftest import ROOT
+from tests.training_world import write_world
 from utils.cli import UserError
 from utils.fusion import FrozenFusion, TrainedFusion, load_fusion
 from utils.images import open_image
@@ -32,23 +32,7 @@ SHORT = ["--batch_size", 4, "--embedding_steps", 3, "--finetune_steps", 6]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, tiny_pipeline):
     """(folder, flags): six images per split, a gesture feature, and the flags that lead to them."""
-    folder = tmp_path_factory.mktemp("world")
-    random = np.random.default_rng(0)
-    for split in ("train", "test"):
-        images = folder / "data" / "call" / split / "images"
-        images.mkdir(parents=True)
-        names = [f"{i}.png" for i in range(NUM_IMAGES)]
-        for name in names:
-            pixels = random.integers(0, 256, (40, 48, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(images / name)
-        captions = [f"a {color} hand making phone call hand gesture" for color in ("red", "blue")] * 3
-        (images.parent / "synthetic_filenames.txt").write_text("\n".join(names) + "\n")
-        (images.parent / "synthetic_enriched.txt").write_text("\n".join(captions) + "\n")
-    np.save(folder / "feature.npy", random.normal(size=63).astype(np.float32))
-    flags = ["--gesture", "call", "--captioner", "synthetic", "--data_dir", folder / "data",
-             "--pretrained_model_name_or_path", tiny_pipeline, "--feature_npy_path", folder / "feature.npy",
-             "--device", "cpu", "--num_validation_images", 0]
-    return folder, flags
+    return write_world(tmp_path_factory.mktemp("world"), tiny_pipeline)
 
 
 def run(flags, output_dir, *more):
@@ -186,7 +170,8 @@ def test_the_paper_preset_trains_with_the_frozen_fusion(world, tmp_path):
 def test_stage_i_measures_the_hands_of_the_images(tmp_path, tiny_pipeline):
     shared = ["--gesture", "call", "--data_dir", str(tmp_path / "data"), "--num_workers", "1"]
     render.main(render.parse_args([*shared, "--num_train", "3", "--num_test", "0", "--resolution", "128"]))
-    flags = [*shared, "--captioner", "synthetic", "--pretrained_model_name_or_path", tiny_pipeline]
+    flags = [*shared, "--captioner", "synthetic", "--captions", "captions", "--pretrained_model_name_or_path",
+             tiny_pipeline]
     folder = run(flags, tmp_path, "--feature", "raw", "--num_validation_images", 0, "--embedding_steps", 0,
                  "--finetune_steps", 0)
     info = json.loads((folder / "gesture_feature.json").read_text())
@@ -290,13 +275,6 @@ def test_wrong_flags_are_usage_errors(world, capsys, flags, said):
         train.parse_args([*map(str, world[1]), *flags])
     error = capsys.readouterr().err
     assert caught.value.code == 2 and said in error and error.count("\n") == 1
-
-
-def test_several_processes_are_refused(world, monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit) as caught:
-        train.parse_args(list(map(str, world[1])))
-    assert caught.value.code == 2 and "several processes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flags", "said"), [

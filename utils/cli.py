@@ -156,6 +156,8 @@ def print_error(message, kind="error"):
     """One line on standard error, clear of any progress bar."""
     tqdm = sys.modules.get("tqdm")
     write = tqdm.tqdm.write if hasattr(tqdm, "tqdm") else print
+    if os.environ.get("RANK", "0") != "0":
+        kind = f"{kind} in process {os.environ['RANK']}"
     with contextlib.suppress(OSError):  # nobody listens any more
         write(f"{kind}: {one_line(message)}", file=sys.stderr)
 
@@ -168,8 +170,10 @@ def run_main(main, args):
     """Calls `main(args)` and turns what a user can put right into one line on standard error.
 
     Exit status: 1 for UserError and OSError, 130 for Ctrl-C, 141 when the reader of our output has gone.
-    With `args.debug` the exception is raised again.
+    With `args.debug` the exception is raised again. Of several processes only the first shows progress bars.
     """
+    if os.environ.get("RANK", "0") != "0":
+        os.environ["TQDM_DISABLE"] = "1"
     try:
         main(args)
         sys.stdout.flush()

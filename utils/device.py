@@ -1,19 +1,28 @@
 """The device that a script computes on, from the value of its --device flag, and exact arithmetic on it."""
 
 import contextlib
+import os
 
 import torch
 
+from utils import processes
 from utils.cli import UserError, first_line
 
 
 def resolve_device(name):
-    """torch.device of a --device value; "auto" is CUDA where there is one. UserError if it cannot be used."""
+    """torch.device of a --device value; "auto" is CUDA where there is one. UserError if it cannot be used.
+
+    Of several processes on a machine each gets a GPU of its own for "cuda".
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes.count() > 1:
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name}: not usable here ({first_line(error)}); try cpu") from error
     return device

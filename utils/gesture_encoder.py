@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils import processes
 from utils.cli import UserError, atomic_path, read_json, write_json
 from utils.finger_states import MIDDLE_KNUCKLE, WRIST, matches_gesture, palm_axes
 
@@ -91,12 +92,18 @@ def encode_gesture(paths, kind="canonical", gesture=None, num_workers=None, anno
     do not stand in for hands that MediaPipe misses: they are 2-D, and the feature needs the third dimension.
     counts: num_images, num_used, num_without_hand, num_unreadable, for `canonical` also num_by_annotation (of
     num_used) and num_elsewhere (images left out for having hands only where none gestures). UserError when no
-    image has a hand.
+    image has a hand. Several processes share the images.
     """
     from utils.hands import detect_folder  # here, because mediapipe is not needed to read a feature
 
-    records = detect_folder(paths, num_workers, max_num_hands=1 if kind == "raw" else 2,
-                            progress=f"Stage I, {kind} landmarks")
+    if num_workers is None and processes.count() > 1:
+        num_workers = processes.own_cores()
+
+    def detect(part):
+        return detect_folder(part, num_workers, max_num_hands=1 if kind == "raw" else 2,
+                             progress=f"Stage I, {kind} landmarks")
+
+    records = processes.share_out(paths, detect)
     annotations = {} if annotations is None or kind == "raw" else annotations
     boxes = [annotations.get(Path(path).stem) for path, _ in records]
     picked = [_pick_hand(hands, None if kind == "raw" else gesture, there) if hands else None

@@ -5,6 +5,8 @@ import sys
 
 from tqdm import tqdm
 
+from utils import processes
+
 
 class Interruption:
     """Context in which SIGINT and SIGTERM are only noted, in `signal`; a second SIGINT ends the process."""
@@ -23,6 +25,16 @@ class Interruption:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         tqdm.write("interrupted: finishing this step and writing a checkpoint (Ctrl-C again leaves at once)",
                    file=sys.stderr)
+
+    def agreed(self, is_look):
+        """The signal at which all processes end after this step, or None.
+
+        Several processes compare theirs only when `is_look`, the same in all of them, since that takes time.
+        """
+        if processes.count() == 1:
+            return self.signal
+        signals = processes.share_out([0] * processes.count(), lambda part: [self.signal or 0]) if is_look else [0]
+        return max(signals) or None
 
     def __exit__(self, *exception):
         for number, handler in self.handlers.items():

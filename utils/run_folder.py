@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils import processes
 from utils.cli import UserError, atomic_path, differing_settings, naming_errors, read_json, write_settings
 from utils.file_lock import lock_file
 from utils.train_settings import bound_settings
@@ -86,7 +87,9 @@ class RunFolder:
             shutil.rmtree(self.checkpoints)
 
     def log(self, message):
-        """Prints a line and keeps it, with the time, in train.log."""
+        """Prints a line and keeps it, with the time, in train.log; only the first of several processes does."""
+        if not processes.is_first():
+            return
         tqdm.write(message)
         with naming_errors(self.log_file), open(self.log_file, "a", encoding="utf-8") as file:
             file.write(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {message}\n")

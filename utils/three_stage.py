@@ -3,12 +3,16 @@
 e' = lambda * e + (1 - lambda) * F(e, g) + delta. Stage II optimises delta, one residual per image, through
 the frozen U-Net; Stage III freezes it and fine-tunes the U-Net. A trained F learns in both.
 Every random number comes from a generator made of (seed, stage, image, visit), so that no draw depends on the
-batch size, on the order of the images or on how often a run was interrupted.
+batch size, on the order of the images, on how often a run was interrupted or on the number of processes.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
+from utils import processes
 from utils.cli import UserError
 from utils.fusion import fuse
 from utils.stable_diffusion import image_generator, sample_latents
@@ -134,8 +138,13 @@ def fusion_groups(denoiser, settings):
 
 
 def draw_batch(data, stage, step, seed, device):
-    """The images of an update, and the arguments of GestureDenoiser.forward for them."""
-    images, visits = stage.plan.samples(step)
+    """(images of an update, weights (n,) of the share of this process, GestureDenoiser.forward's arguments for it).
+
+    Without other processes the share is all of them, each of weight 1.
+    """
+    batch_images, batch_visits = stage.plan.samples(step)
+    places, weights = processes.own_part(len(batch_images), math.ceil(len(batch_images) / processes.count()))
+    images, visits = [batch_images[place] for place in places], [batch_visits[place] for place in places]
     generators = [image_generator(seed, image, purpose=f"{stage.name}, visit {visit}")
                   for image, visit in zip(images, visits, strict=True)]
     num_timesteps = data.sd.noise_scheduler.config.num_train_timesteps
@@ -152,8 +161,12 @@ def draw_batch(data, stage, step, seed, device):
         kept = chances[:, 1] >= stage.residual_dropout
         batch["residuals"] = data.residuals[images] * kept[:, None, None]
     else:
-        batch["residuals"] = stage.residual[: len(images)]
-    return images, {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        batch["residuals"] = stage.residual[places]
+    batch["weights"] = torch.tensor(weights)
+    if torch.device(device).type == "cuda":  # only from pinned memory does the copy run beside the GPU's work
+        batch = {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in batch.items()}
+    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    return batch_images, batch.pop("weights"), batch
 
 
 def optimise(accelerator, denoiser, data, stage, seed, first_step=0):
@@ -162,20 +175,30 @@ def optimise(accelerator, denoiser, data, stage, seed, first_step=0):
     Stage II sums the losses of its images, so that each delta moves as if it were alone: beside Adam's
     epsilon the gradients of a mean would be too small. Stage III takes the mean. When a round of Stage II has
     ended, its residuals are in data.residuals.
+
+    Several processes share each batch and sum their gradients: of the U-Net while they are computed
+    (DistributedDataParallel), of Stage II, which are small, afterwards. So all of them hold the same weights,
+    residuals and optimiser, and what one of them writes any number of processes can go on from.
     """
+    is_shared = processes.count() > 1 and stage.residual is None
+    model = DistributedDataParallel(denoiser, gradient_as_bucket_view=True) if is_shared else denoiser
     for step in range(first_step, len(stage.plan)):
         stage.start_step(step)
-        images, batch = draw_batch(data, stage, step, seed, accelerator.device)
+        images, weights, batch = draw_batch(data, stage, step, seed, accelerator.device)
         with accelerator.autocast():
-            losses = denoiser(**batch)
-        accelerator.backward(losses.mean() if stage.residual is None else losses.sum())
+            losses = model(**batch) * weights
+        loss = losses.sum() if stage.residual is not None else losses.sum() / len(images)
+        accelerator.backward(loss * processes.count() if is_shared else loss)  # it takes the mean over processes
+        if stage.residual is not None:
+            for parameter in stage.parameters:
+                processes.total(parameter.grad)
         if stage.max_grad_norm:
             accelerator.clip_grad_norm_(stage.parameters, stage.max_grad_norm)
         stage.optimizer.step()
         stage.optimizer.zero_grad()
         if stage.average is not None:
             stage.average.update(step)
-        stage.losses[step] = losses.detach().mean()
+        stage.losses[step] = processes.total(losses.detach().sum()) / len(images)
         if stage.residual is not None and stage.plan.ends_round(step):
             data.residuals[images] = stage.residual.detach()[: len(images)].cpu()
         yield step

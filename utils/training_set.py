@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
+from utils import processes
 from utils.cli import UserError
 from utils.images import open_image, resize_center_crop, to_array
 from utils.stable_diffusion import StableDiffusion, image_latent_moments
@@ -37,8 +38,22 @@ def choose_resolution(sd, resolution=None):
 def encode_images(sd, paths, resolution, device, warn=print):
     """Latent moments (n, 2C, h, w), and the places in `paths` of the n images that could be read.
 
-    Pixels are streamed, a few images at a time, and the VAE goes back to the CPU afterwards.
+    Pixels are streamed, a few images at a time, and the VAE goes back to the CPU afterwards. Several processes
+    share the images.
     """
+    sd.vae.to(device)
+    encoded = processes.share_out(paths, lambda part: list(encode_some(sd, part, resolution)))
+    sd.vae.to("cpu")
+    for error in (moments for moments in encoded if isinstance(moments, UserError)):
+        warn(f"warning: {error}; left out")
+    used = [i for i, moments in enumerate(encoded) if not isinstance(moments, UserError)]
+    if not used:
+        raise UserError(f"{paths[0].parent}: none of the {len(paths)} images can be read")
+    return torch.stack([encoded[i] for i in used]), used
+
+
+def encode_some(sd, paths, resolution):
+    """Yields for each image its latent moments (2C, h, w) on the CPU, or the UserError that says why not."""
 
     def load(path):
         try:
@@ -46,21 +61,11 @@ def encode_images(sd, paths, resolution, device, warn=print):
         except UserError as error:
             return error
 
-    sd.vae.to(device)
-    moments, used = [], []
-    progress = tqdm(total=len(paths), desc="encode images", unit="image")
-    with ThreadPoolExecutor() as pool, progress:
+    with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc="encode images", unit="image") as progress:
         for start in range(0, len(paths), ENCODED_AT_ONCE):
             images = list(pool.map(load, paths[start : start + ENCODED_AT_ONCE]))
-            for error in (image for image in images if isinstance(image, UserError)):
-                warn(f"warning: {error}; left out")
-            readable = [i for i, image in enumerate(images) if not isinstance(image, UserError)]
-            if readable:
-                pixels = torch.stack([images[i] for i in readable])
-                moments.append(image_latent_moments(sd, pixels).float().cpu())
-                used += [start + i for i in readable]
+            pixels = [image for image in images if not isinstance(image, UserError)]
+            moments = iter(image_latent_moments(sd, torch.stack(pixels)).float().cpu() if pixels else ())
+            for image in images:
+                yield image if isinstance(image, UserError) else next(moments)
             progress.update(len(images))
-    sd.vae.to("cpu")
-    if not used:
-        raise UserError(f"{paths[0].parent}: none of the {len(paths)} images can be read")
-    return torch.cat(moments), used

@@ -1,0 +1,128 @@
+"""Runs of several processes: train.py and image_generation.py do the same, whatever their number."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import ROOT
+from tests.training_world import write_world
+from utils import processes
+from utils.cli import read_rows
+
+LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "--num_machines", 1, "--main_process_port"]
+FLAGS = ["--batch_size", 3, "--embedding_steps", 3, "--embedding_lr", 0.01, "--finetune_steps", 4, "--finetune_lr",
+         1e-4, "--num_validation_images", 1, "--keep_checkpoints"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_pipeline):
+    """(folder, flags) of five images, so that no batch of three falls into two equal parts."""
+    return write_world(tmp_path_factory.mktemp("world"), tiny_pipeline, num_images=5)
+
+
+def launch(args, port, **options):
+    """Two processes of a script, as `accelerate launch --cpu --num_processes 2` starts them."""
+    command = [sys.executable, *map(str, [*LAUNCH, port, *args])]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+@pytest.fixture(scope="module")
+def runs(world, tmp_path_factory, run_script):
+    """{number of processes: (folder of the run, standard output, standard error)} of the same training."""
+    root = tmp_path_factory.mktemp("runs")
+    command = ["train.py", *world[1], *FLAGS, "--output_dir"]
+    alone = run_script([*command, root / "one"])
+    assert alone.returncode == 0, alone.stderr
+    status, *printed = finish(launch([*command, root / "two"], 29511))
+    assert status == 0, printed
+    return {1: (root / "one" / "call", alone.stdout, alone.stderr), 2: (root / "two" / "call", *printed)}
+
+
+def load_residuals(folder):
+    return torch.cat([tensor for path in sorted((folder / "checkpoints" / "residuals").iterdir())
+                      for tensor in load_file(path).values()])
+
+
+def test_two_processes_learn_the_embeddings_of_one(runs):
+    one, two = (load_residuals(runs[count][0]) for count in (1, 2))
+    assert one.shape == (5, 16, 32) and one.abs().min(dim=2).values.max() > 1e-3  # they have moved
+    torch.testing.assert_close(two, one, atol=1e-5, rtol=0)
+
+
+def test_two_processes_have_the_losses_and_the_model_of_one(runs):
+    one, two = ([(row["stage"], row["loss"]) for row in read_rows(runs[count][0] / "losses.jsonl")] for count in (1, 2))
+    assert [stage for stage, _ in one] == [stage for stage, _ in two] == ["Stage II"] * 6 + ["Stage III"] * 7
+    assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], rel=1e-5)
+    one, two = (load_file(runs[count][0] / "model/unet/diffusion_pytorch_model.safetensors") for count in (1, 2))
+    assert all(torch.allclose(one[name], two[name], atol=2e-5) for name in one)
+
+
+def test_only_the_first_process_writes_and_talks(runs):
+    one, two = (runs[count] for count in (1, 2))
+    assert {path.relative_to(one[0]) for path in one[0].rglob("*")} == {path.relative_to(two[0])
+                                                                       for path in two[0].rglob("*")}
+    logs = [[line[20:].replace(str(run[0]), "") for line in (run[0] / "train.log").read_text().splitlines()]
+            for run in (one, two)]
+    assert len(logs[0]) == len(logs[1]) and logs[0][0] == logs[1][0]
+    assert one[1].count("finished: ") == two[1].count("finished: ") == 1
+    assert "in process 1" not in two[2]
+
+
+def test_a_finished_run_is_left_alone_and_other_settings_are_refused_by_two(runs, world):
+    command = ["train.py", *world[1], *FLAGS, "--output_dir", runs[2][0].parent]
+    before = {path: path.stat().st_mtime_ns for path in runs[2][0].rglob("*")}
+    status, output, _ = finish(launch(command, 29512))
+    assert status == 0 and output.count("is finished, the model is in") == 1
+    status, _, errors = finish(launch([*command, "--Lambda", 0.5], 29513))
+    assert status == 1 and errors.count("error: ") == 1 and "Lambda: 0.7 there, 0.5 now" in errors
+    assert {path: path.stat().st_mtime_ns for path in runs[2][0].rglob("*")} == before
+
+
+def test_what_two_have_begun_one_can_finish(runs, world, tmp_path, run_script):
+    command = ["train.py", *world[1], *FLAGS, "--output_dir", tmp_path]
+    process = launch(command, 29514)
+    while process.poll() is None and not list(tmp_path.glob("call/checkpoints/step-*")):
+        time.sleep(0.005)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    for child in map(int, children):
+        os.kill(child, signal.SIGKILL)
+    status, output, _ = finish(process)
+    assert status != 0 and "finished: " not in output
+    result = run_script(command)
+    assert result.returncode == 0 and "going on from" in result.stdout
+    losses = [[row["loss"] for row in read_rows(folder / "losses.jsonl")] for folder in (tmp_path / "call", runs[1][0])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+# Shares
+
+
+@pytest.mark.parametrize(("num_items", "count"), [(7, 2), (3, 4), (8, 4), (1, 1), (5, 1)])
+def test_the_parts_of_a_batch_are_equally_long_and_hold_each_item_once(num_items, count, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    size = -(-num_items // count)
+    seen = []
+    for rank in range(count):
+        monkeypatch.setenv("RANK", str(rank))
+        places, weights = processes.own_part(num_items, size)
+        assert len(places) == len(weights) == size and all(0 <= place < num_items for place in places)
+        seen += [place for place, weight in zip(places, weights, strict=True) if weight]
+    assert seen == list(range(num_items))
+
+
+def test_one_process_does_all_itself(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert processes.share_out([3, 4], lambda part: [2 * item for item in part]) == [6, 8]
+    assert processes.decide(lambda: 5) == 5 and processes.broadcast("x") == "x"
+    assert processes.total(torch.ones(2)).tolist() == [1, 1]

@@ -1,0 +1,114 @@
+"""Several processes that work on one run, as `accelerate launch` starts them: shares of the work, one writer.
+
+The first process decides and writes; the others compute. With a single process, as `python train.py` has it,
+nothing here imports torch or waits.
+"""
+
+import datetime
+import os
+import sys
+
+from utils.cli import UserError, describe_error
+
+TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the first process draws samples or writes checkpoints
+
+
+def count():
+    """The number of processes, on all machines."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank():
+    """The number of this process, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
+def is_first():
+    return rank() == 0
+
+
+def own_cores():
+    """The number of CPU cores for each process of this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def join(device):
+    """Meets the other processes; `device` is the value of --device. Nothing to do for a single process."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        from utils.device import resolve_device
+
+        PartialState(cpu=resolve_device(device).type == "cpu", timeout=TIMEOUT)
+
+
+def broadcast(value):
+    """`value` of the first process, in all of them; it must be picklable."""
+    if count() == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0]
+
+
+def decide(work):
+    """What `work()` returns in the first process, in all of them.
+
+    When it raises UserError or OSError there, the first process raises it and the others end with the same status.
+    """
+    if count() == 1:
+        return work()
+    value, error = None, None
+    if is_first():
+        try:
+            value = work()
+        except (UserError, OSError) as raised:
+            error = raised
+    value, status = broadcast((value, error and describe_error(error)[0]))
+    if error:
+        raise error
+    if status:
+        sys.exit(status)
+    return value
+
+
+def share_out(items, work):
+    """work(items), a list with one result for each item, of which every process computes a share; all get all.
+
+    `work` is called with a part of the list, which may be empty; results must be picklable.
+    """
+    if count() == 1:
+        return work(items)
+    from torch.distributed import all_gather_object
+
+    parts, results = [None] * count(), [None] * len(items)
+    all_gather_object(parts, list(work(items[rank() :: count()])))
+    for start, part in enumerate(parts):
+        results[start :: count()] = part
+    return results
+
+
+def total(tensor):
+    """The sum of a tensor over all processes, in place where there are several."""
+    if count() > 1:
+        from torch.distributed import all_reduce
+
+        all_reduce(tensor)
+    return tensor
+
+
+def wait_for_all():
+    """Returns when every process has come here."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def own_part(num_items, size):
+    """(positions, weights) of this process in a batch of `num_items`: `size` numbers each.
+
+    All processes get as many, so the last ones repeat an item, with weight 0.
+    """
+    places = range(rank() * size, (rank() + 1) * size)
+    return [min(place, num_items - 1) for place in places], [float(place < num_items) for place in places]
