@@ -163,12 +163,14 @@ def make_run(base, stage_number, preset, **changes):
     return accelerator, denoiser, data, stage
 
 
-@pytest.mark.parametrize(("stage_number", "preset", "stop"), [
-    (2, "improved", 3), (2, "improved", 8), (2, "paper", 5), (3, "improved", 4), (3, "paper", 7),
+@pytest.mark.parametrize(("stage_number", "preset", "stop", "more"), [
+    (2, "improved", 3, {}), (2, "improved", 8, {}), (2, "paper", 5, {}), (3, "improved", 4, {}), (3, "paper", 7, {}),
+    (3, "improved", 4, {"lora_rank": 2}), (3, "improved", 4, {"optimizer": "adafactor"}),
+    (3, "improved", 4, {"optimizer": "adamw8bit"}), (3, "paper", 7, {"optimizer": "adafactor"}),
 ])
-def test_a_restored_stage_ends_in_the_same_bits(tiny_pipeline, tmp_path, stage_number, preset, stop):
+def test_a_restored_stage_ends_in_the_same_bits(tiny_pipeline, tmp_path, stage_number, preset, stop, more):
     base = load_stable_diffusion(tiny_pipeline)
-    options = {"batch_size": 2, "embedding_steps": 4, "finetune_steps": 4, "finetune_lr": 1e-3}
+    options = {"batch_size": 2, "embedding_steps": 4, "finetune_steps": 4, "finetune_lr": 1e-3, **more}
 
     accelerator, denoiser, data, stage = make_run(base, stage_number, preset, **options)
     for step in optimise(accelerator, denoiser, data, stage, 0):

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT
@@ -103,6 +105,26 @@ def test_what_two_have_begun_one_can_finish(runs, world, tmp_path, run_script):
     assert result.returncode == 0 and "going on from" in result.stdout
     losses = [[row["loss"] for row in read_rows(folder / "losses.jsonl")] for folder in (tmp_path / "call", runs[1][0])]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_two_processes_draw_the_images_of_one(runs, tmp_path, run_script):
+    (tmp_path / "names.txt").write_text("".join(f"{i}\n" for i in range(5)))
+    (tmp_path / "prompts.txt").write_text("".join(f"a {color} hand\n" for color in ("red", "blue", "red", "a", "hand")))
+    command = ["image_generation.py", "--image_filenames_file", tmp_path / "names.txt", "--prompts_file",
+               tmp_path / "prompts.txt", "--ckpt", runs[1][0] / "model", "--mu", 0.5, "--num_inference_steps", 3,
+               "--device", "cpu", "--img_save_path"]
+    alone = run_script([*command, tmp_path / "one"])
+    status, output, errors = finish(launch([*command, tmp_path / "two"], 29515))
+    assert alone.returncode == status == 0, errors
+    assert output.replace(str(tmp_path / "two"), str(tmp_path / "one")) == alone.stdout
+    for number in range(5):
+        one, two = (np.asarray(Image.open(tmp_path / name / f"{number}.png"), int) for name in ("one", "two"))
+        assert np.abs(one - two).max() <= 1
+    (tmp_path / "two" / "3.png").unlink()
+    status, output, _ = finish(launch([*command, tmp_path / "two"], 29516))
+    assert status == 0 and "Drawing 1 images, 4 are already there" in output and (tmp_path / "two" / "3.png").exists()
+    status, _, errors = finish(launch([*command, tmp_path / "two", "--seed", 1], 29517))
+    assert status == 1 and errors.count("error: ") == 1 and "seed: 0 there, 1 now" in errors
 
 
 # Shares

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from utils.cli import UserError, atomic_path, read_json, write_json
+from utils.optimizers import load_optimizer_tensors, optimizer_tensors
 
 STATE_FILE = "checkpoint.json"
 KEPT = 2
@@ -169,18 +170,3 @@ def restore_stage(stage, denoiser, accelerator, checkpoint):
     load_optimizer_tensors(stage.optimizer, checkpoint.load("optimizer"))
     if accelerator.scaler:
         accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
-
-
-def optimizer_tensors(optimizer):
-    """The state of an optimiser as {"<parameter number>.<key>": tensor}, without its learning rates."""
-    state = optimizer.state_dict()["state"]
-    return {f"{number}.{key}": tensor for number, values in state.items() for key, tensor in values.items()}
-
-
-def load_optimizer_tensors(optimizer, tensors):
-    """Puts back what `optimizer_tensors` gave. A parameter without an entry is as before its first step."""
-    state = {}
-    for name, tensor in tensors.items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

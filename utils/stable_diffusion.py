@@ -6,6 +6,7 @@ No other module imports diffusers.
 import hashlib
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import (
@@ -159,6 +160,58 @@ def save_pipeline(sd, folder):
         raise UserError(f"{folder}: cannot be written ({first_line(error)})") from error
 
 
+LORA_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention layer
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def add_lora(unet, rank, seed=0):
+    """Freeze the U-Net and add to each of LORA_LAYERS a product of two matrices of `rank`, which starts at zero.
+
+    Hu et al. 2021, with a scale of 1. UserError without the package peft.
+    """
+    unet.requires_grad_(False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet.add_adapter(import_peft().LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_LAYERS)))
+
+
+def import_peft():
+    """The package peft; UserError if it is missing."""
+    try:
+        import peft
+    except ImportError as error:
+        raise UserError("LoRA needs the package peft: pip install peft") from error
+    return peft
+
+
+def save_lora(sd, folder):
+    """Write what add_lora has added as LORA_FILE in `folder`, for StableDiffusionPipeline.load_lora_weights."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+
+    layers = convert_state_dict_to_diffusers(import_peft().get_peft_model_state_dict(sd.unet))
+    try:
+        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
+    except SafetensorError as error:  # a full disk, too
+        raise UserError(f"{folder}: cannot be written ({first_line(error)})") from error
+
+
+def load_lora(sd, folder):
+    """Add LORA_FILE of `folder` to the weights of the U-Net. UserError if it is damaged or of another U-Net."""
+    from diffusers import StableDiffusionPipeline
+
+    import_peft()
+    path = Path(folder) / LORA_FILE
+
+    def load():
+        state, alphas = StableDiffusionPipeline.lora_state_dict(folder, weight_name=LORA_FILE, local_files_only=True)
+        StableDiffusionPipeline.load_lora_into_unet(state, alphas, sd.unet)
+        sd.unet.fuse_lora()
+        sd.unet.unload_lora()
+
+    load_part(str(path), "LoRA", load)
+
+
 def check_resolution(sd, resolution=None):
     """`resolution` in pixels, or the model's own if None. UserError unless the VAE can encode it."""
     resolution = resolution or sd.resolution
@@ -213,9 +266,19 @@ def sample_latents(sd, moments, generators):
 
 @torch.no_grad()
 def decode_latents(sd, latents):
-    """Images (B, 3, H, W) in [0, 1], fp32, of scaled latents (B, C, h, w)."""
+    """Images (B, 3, H, W) in [0, 1], fp32, of scaled latents (B, C, h, w).
+
+    When the memory is too short for all of them, they and later ones are decoded one by one.
+    """
     latents = latents / sd.vae.config.scaling_factor + (sd.vae.config.shift_factor or 0.0)
-    images = sd.vae.decode(latents.to(sd.vae.device, sd.vae.dtype)).sample
+    latents = latents.to(sd.vae.device, sd.vae.dtype)
+    try:
+        images = sd.vae.decode(latents).sample
+    except torch.OutOfMemoryError:
+        if sd.vae.use_slicing or len(latents) == 1:
+            raise
+        sd.vae.enable_slicing()
+        images = sd.vae.decode(latents).sample
     return (images.float() / 2 + 0.5).clamp(0, 1)
 
 

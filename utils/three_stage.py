@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from utils import processes
 from utils.cli import UserError
 from utils.fusion import fuse
-from utils.stable_diffusion import image_generator, sample_latents
+from utils.optimizers import build_optimizer
+from utils.stable_diffusion import add_lora, image_generator, sample_latents
 from utils.training_plan import Plan, Schedule
 from utils.weight_average import WeightAverage
 
@@ -45,6 +46,13 @@ class GestureDenoiser(torch.nn.Module):
         self.fusion = fusion
         self.feature = feature
         self.fusion_weight = fusion_weight
+        self.is_compiled = False
+
+    def compile_unet(self):
+        """Has torch.compile translate the U-Net when it first runs; every batch must then have the same shape."""
+        self.unet.to(memory_format=torch.channels_last)
+        self.unet.compile()
+        self.is_compiled = True
 
     def fuse_prompts(self, prompt_embeds):
         """e' without delta (B, L, d), in fp32: bf16 would swallow the steps of F."""
@@ -68,7 +76,7 @@ class Stage:
     """One run of the optimise loop: what is trained, on which images, how fast."""
 
     def __init__(self, name, accelerator, plan, groups, schedule=None, weight_decay=0.0, max_grad_norm=0.0,
-                 caption_dropout=0.0, residual_dropout=0.0):
+                 caption_dropout=0.0, residual_dropout=0.0, optimizer="adamw"):
         """groups: parameter groups with lr, as an optimiser takes them; F's, if any, comes second."""
         self.name = name
         self.plan = plan
@@ -80,11 +88,9 @@ class Stage:
         self.average = None  # a WeightAverage
         self.losses = torch.zeros(len(plan), device=accelerator.device)  # of each update; to read is to wait
 
-        # AdamW without weight decay is Adam.
         self.parameters = [parameter for group in groups for parameter in group["params"]]
-        fused = accelerator.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=fused)
-        self.optimizer = accelerator.prepare_optimizer(optimizer)
+        self.optimizer = accelerator.prepare_optimizer(
+            build_optimizer(optimizer, groups, weight_decay, accelerator.device))
         self.learning_rates = [group["lr"] for group in self.optimizer.param_groups]
         # A new optimiser in every round for these. F goes on learning from round to round.
         self.round_parameters = groups[0]["params"]
@@ -114,16 +120,21 @@ def embedding_stage(accelerator, denoiser, data, settings):
 
 
 def finetune_stage(accelerator, denoiser, data, settings):
-    """Stage III: the whole U-Net, and F, with the embeddings of Stage II frozen."""
-    denoiser.unet.requires_grad_(True)
+    """Stage III: the whole U-Net or low-rank additions to it, and F, with the embeddings of Stage II frozen."""
+    if settings.lora_rank:
+        add_lora(denoiser.unet, settings.lora_rank, settings.seed)
+    else:
+        denoiser.unet.requires_grad_(True)
     shuffle_seed = settings.seed if settings.finetune_order == "shuffled" else None
     plan = Plan(len(data.residuals), settings.batch_size, settings.finetune_steps, shuffle_seed)
-    unet_group = {"params": list(denoiser.unet.parameters()), "lr": settings.finetune_lr}
+    unet_parameters = [parameter for parameter in denoiser.unet.parameters() if parameter.requires_grad]
+    unet_group = {"params": unet_parameters, "lr": settings.finetune_lr}
     stage = Stage(
         "Stage III", accelerator, plan, [unet_group, *fusion_groups(denoiser, settings)],
         schedule=Schedule(len(plan), settings.lr_schedule, settings.lr_warmup_steps),
         weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm,
         caption_dropout=settings.caption_dropout, residual_dropout=settings.residual_dropout,
+        optimizer=settings.optimizer,
     )
     if settings.ema:
         stage.average = WeightAverage(stage.parameters, settings.ema_decay)
@@ -137,13 +148,14 @@ def fusion_groups(denoiser, settings):
     return [{"params": list(denoiser.fusion.parameters()), "lr": settings.fusion_lr, "weight_decay": 0.0}]
 
 
-def draw_batch(data, stage, step, seed, device):
+def draw_batch(data, stage, step, seed, device, is_padded=False):
     """(images of an update, weights (n,) of the share of this process, GestureDenoiser.forward's arguments for it).
 
-    Without other processes the share is all of them, each of weight 1.
+    Without other processes the share is all of them, each of weight 1. A padded batch is as long as a full one.
     """
     batch_images, batch_visits = stage.plan.samples(step)
-    places, weights = processes.own_part(len(batch_images), math.ceil(len(batch_images) / processes.count()))
+    length = stage.plan.batch_size if is_padded else len(batch_images)
+    places, weights = processes.own_part(len(batch_images), math.ceil(length / processes.count()))
     images, visits = [batch_images[place] for place in places], [batch_visits[place] for place in places]
     generators = [image_generator(seed, image, purpose=f"{stage.name}, visit {visit}")
                   for image, visit in zip(images, visits, strict=True)]
@@ -184,7 +196,7 @@ def optimise(accelerator, denoiser, data, stage, seed, first_step=0):
     model = DistributedDataParallel(denoiser, gradient_as_bucket_view=True) if is_shared else denoiser
     for step in range(first_step, len(stage.plan)):
         stage.start_step(step)
-        images, weights, batch = draw_batch(data, stage, step, seed, accelerator.device)
+        images, weights, batch = draw_batch(data, stage, step, seed, accelerator.device, denoiser.is_compiled)
         with accelerator.autocast():
             losses = model(**batch) * weights
         loss = losses.sum() if stage.residual is not None else losses.sum() / len(images)

@@ -1,6 +1,7 @@
 """The flags of train.py whose defaults a preset sets: one row each, with the values of both presets."""
 
 import argparse
+import importlib.util
 
 from utils import cli
 
@@ -10,6 +11,7 @@ PRESETS = ("improved", "paper")
 # are 1,250 updates, a sixteenth of the paper's, on gradients a quarter as noisy; 1e-5 is where whole U-Nets
 # of this size are commonly fine-tuned. The cosine ends the run at rest, and the average smooths what is left.
 # F starts at the identity and has to move, so its rate is that of the residuals.
+LORA_LR = 1e-4  # of additions that start at zero; where such layers are commonly trained
 FLAGS = (  # name, type or choices, improved, paper, help
     ("feature", ("canonical", "raw"), "canonical", "raw",
      "Stage I: mean of hands that were aligned first, or of image coordinates as they are"),
@@ -23,7 +25,12 @@ FLAGS = (  # name, type or choices, improved, paper, help
     ("fusion_lr", cli.nonnegative_float, 1e-3, 1e-3, "Stage II and III: learning rate of a trained F"),
     ("batch_size", cli.positive_int, 16, 1, "Stage III: images per update"),
     ("finetune_steps", cli.nonnegative_int, 20, 20, "Stage III: steps per image; 0 leaves it out"),
-    ("finetune_lr", cli.nonnegative_float, 1e-5, 1e-6, "Stage III: learning rate of the U-Net"),
+    ("lora_rank", cli.nonnegative_int, 0, 0,
+     "Stage III: train low-rank additions to the attention layers instead of the whole U-Net; needs the package peft"),
+    ("finetune_lr", cli.nonnegative_float, 1e-5, 1e-6,
+     f"Stage III: learning rate of the U-Net; with --lora_rank {LORA_LR}"),
+    ("optimizer", ("adamw", "adafactor", "adamw8bit"), "adamw", "adamw",
+     "Stage III: adafactor and adamw8bit keep less beside each weight; adamw8bit needs the package bitsandbytes"),
     ("finetune_order", ("shuffled", "image_by_image"), "shuffled", "image_by_image",
      "Stage III: shuffled epochs, or all steps of one batch before the next, each with a new optimiser"),
     ("lr_schedule", ("constant", "cosine"), "cosine", "constant", "Stage III: course of the learning rates"),
@@ -67,10 +74,32 @@ def fill_preset(args):
     """Sets the flags that were not given to the values of args.preset."""
     column = 2 + PRESETS.index(args.preset)
     defaults = {row[0]: row[column] for row in FLAGS} | {"ema": EMA[args.preset]}
+    if getattr(args, "lora_rank", 0):
+        defaults["finetune_lr"] = LORA_LR
     for name, value in defaults.items():
         setattr(args, name, getattr(args, name, value))
     if args.embedding_batch_size is None:
         args.embedding_batch_size = args.batch_size
+
+
+def check_packages(parser, args):
+    """A usage error when a flag asks for a package that is not installed."""
+    for is_asked, flag, package in ((args.lora_rank, "--lora_rank", "peft"),
+                                    (args.optimizer == "adamw8bit", "--optimizer adamw8bit", "bitsandbytes")):
+        if is_asked and importlib.util.find_spec(package) is None:
+            parser.error(f"{flag} needs the package {package}: pip install {package}")
+
+
+def suggest_memory(args):
+    """Flags that would make a training that ran out of memory smaller, those first that a run can go on with."""
+    smaller = [] if args.gradient_checkpointing else ["--gradient_checkpointing (the run goes on with it)"]
+    anew = [f"--{name} {max(1, getattr(args, name) // 2)}" for name in ("batch_size", "embedding_batch_size")
+            if getattr(args, name) > 1]
+    anew += ["--no_ema"] if args.ema else []
+    if not args.lora_rank:
+        anew += ["--optimizer adafactor"] if args.optimizer == "adamw" else []
+        anew += ["--lora_rank 16"]
+    return ", ".join(smaller + ([f"or anew with --overwrite and {', '.join(anew)}"] if anew else []))
 
 
 def choose_precision(mixed_precision, device):

@@ -1,5 +1,7 @@
 """The few images drawn before and after training, and the picture that shows both."""
 
+import torch
+
 from utils.images import contact_sheet, open_image, read_lines, save_image
 from utils.stable_diffusion import build_sampler, image_generator, sample_images, to_pil
 
@@ -36,18 +38,22 @@ class ValidationSamples:
         return all(path.is_file() for path in self.paths(name))
 
     def draw(self, name, prompt_embeds, negative_embeds):
-        """Draws with the present U-Net: prompt_embeds (V, L, d), negative_embeds (1, L, d)."""
+        """Draws with the present U-Net: prompt_embeds (V, L, d), negative_embeds (1, L, d).
+
+        Also a compiled one is run as it is: to compile it again for batches of another size takes longer.
+        """
         self.sd.unet.to(self.device)
         self.sd.vae.to(self.device)
         paths = self.paths(name)
         for start in range(0, len(paths), DRAWN_AT_ONCE):
             chunk = range(len(paths))[start : start + DRAWN_AT_ONCE]
             generators = [image_generator(self.seed, i, purpose="validation") for i in chunk]
-            images = sample_images(
-                self.sd, build_sampler(self.sd, "ddim"), prompt_embeds[start : start + len(chunk)],
-                negative_embeds, generators, self.resolution, self.resolution, NUM_INFERENCE_STEPS,
-                GUIDANCE_SCALE, self.weight_dtype,
-            )
+            with torch.compiler.set_stance("force_eager"):
+                images = sample_images(
+                    self.sd, build_sampler(self.sd, "ddim"), prompt_embeds[start : start + len(chunk)],
+                    negative_embeds, generators, self.resolution, self.resolution, NUM_INFERENCE_STEPS,
+                    GUIDANCE_SCALE, self.weight_dtype,
+                )
             for i, image in zip(chunk, to_pil(images), strict=True):
                 save_image(image, paths[i])
         self.sd.vae.to("cpu")
