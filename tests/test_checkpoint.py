@@ -169,6 +169,8 @@ def make_run(base, stage_number, preset, **changes):
     (3, "improved", 4, {"optimizer": "adamw8bit"}), (3, "paper", 7, {"optimizer": "adafactor"}),
 ])
 def test_a_restored_stage_ends_in_the_same_bits(tiny_pipeline, tmp_path, stage_number, preset, stop, more):
+    if more.get("optimizer") == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
     base = load_stable_diffusion(tiny_pipeline)
     options = {"batch_size": 2, "embedding_steps": 4, "finetune_steps": 4, "finetune_lr": 1e-3, **more}
 

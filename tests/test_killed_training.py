@@ -155,7 +155,7 @@ def test_a_disk_that_is_full_at_any_write_costs_nothing_that_was_there(tmp_path,
     num_writes = len(calls)
     assert num_writes > 30
     named = set()
-    for number in range(1, num_writes + 1, 3):
+    for number in range(1, num_writes + 1, 4):
         folder = tmp_path / str(number) / "call"
         fail_at(number)
         with pytest.raises(OSError) as full:

@@ -132,6 +132,8 @@ def finetune(tiny_pipeline, **changes):
 
 @pytest.mark.parametrize(("optimizer", "share"), [("adafactor", 0.5), ("adamw8bit", 0.7)])
 def test_small_states_learn_at_the_rates_of_adam(tiny_pipeline, optimizer, share):
+    if optimizer == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
     options = {"finetune_steps": 60, "finetune_lr": 1e-3}
     (adam, losses), (other, other_losses) = (
         finetune(tiny_pipeline, **options, optimizer=name) for name in ("adamw", optimizer))
