@@ -41,9 +41,8 @@ def parse_args(argv=None):
     parser.add_argument("--api_base", type=address, help="api: address of an OpenAI-compatible server, such as "
                                                          "http://localhost:11434/v1")
     parser.add_argument("--phrase", type=phrase_text, help="instead of the phrase of the table of gestures")
-    parser.add_argument("--tokenizer", help="folder or hub id of the CLIP tokenizer that counts tokens, such as "
-                                            "openai/clip-vit-large-patch14 (default: an estimate, on the high side for "
-                                            "English words)")
+    parser.add_argument("--tokenizer", help="folder or hub id of the CLIP tokenizer that counts tokens (default: that "
+                                            "of OpenAI's CLIP, which every Stable Diffusion 1.x uses)")
     parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="transformers: captions at once")
     parser.add_argument("--num_parallel", type=cli.positive_int, default=4, help="api: requests in flight")
     parser.add_argument("--timeout", type=cli.positive_float, default=60.0, help="api: seconds for one answer")

@@ -320,5 +320,5 @@ def test_a_wrong_flag_is_named_in_one_line(flags, words, data, capsys):
 
 
 def test_a_phrase_that_does_not_fit_a_text_encoder_is_refused(enrich):
-    result = enrich("--backend", "rules", "--phrase", "word " * 60)
-    assert result.returncode == 1 and "122 tokens, more than the 77" in result.stderr
+    result = enrich("--backend", "rules", "--phrase", "word " * 100)
+    assert result.returncode == 1 and "102 tokens, more than the 77" in result.stderr

@@ -8,7 +8,7 @@ import torch
 
 from tests.chat_models import ANSWERS, build_babbling_model, build_trained_model
 from utils.cli import UserError
-from utils.clip_tokens import estimate_tokens
+from utils.clip_tokens import load_token_counter
 from utils.enrichment import (
     MAX_FAILED,
     Answer,
@@ -27,7 +27,7 @@ from utils.gestures import GESTURES
 from utils.language_models import GumbelNoise, LocalModel
 
 PHRASE = GESTURES["call"].phrase
-TARGET = Target(GESTURES["call"], PHRASE, estimate_tokens, 77)
+TARGET = Target(GESTURES["call"], PHRASE, *load_token_counter())
 CAPTION = "a girl in a green shirt and glasses giving the peace sign"
 GOOD = f"a girl in a green shirt and glasses {PHRASE}"
 PUBLISHED = (
@@ -89,7 +89,7 @@ def test_an_answer_that_was_cut_off_is_refused():
 
 
 def test_an_answer_of_too_many_tokens_is_refused():
-    caption = "a girl and " * 20 + "a dog"
+    caption = "a girl and " * 24 + "a dog"
     assert "tokens, more than 77" in check_answer(Answer(f"{caption} {PHRASE}"), caption, TARGET)[1]
 
 

@@ -1,36 +1,42 @@
-"""How many tokens CLIP's text encoder sees of a caption: counted by a tokenizer, or estimated without one."""
+"""How many tokens CLIP's text encoder sees of a caption."""
 
-import re
+import gzip
+from pathlib import Path
 
 from utils.cli import UserError
 
 MAX_TOKENS = 77  # of every released CLIP text encoder, start and end included
-# The pieces that CLIP's tokenizer cuts a text into before it looks for tokens: letters, one digit, other signs.
-PIECES = re.compile(r"[^\W\d_]+|\d|(?:[^\s\w]|_)+")
-LETTERS_PER_TOKEN = 3  # of words that are not in CLIP's vocabulary; most English words are one token
+MERGES = Path(__file__).parent / "clip_vocabulary" / "merges.txt.gz"
 
 
-def estimate_tokens(text):
-    """An estimate of CLIP's tokens of `text`, start and end included, that is on the high side for English words.
+def load_clip_tokenizer():
+    """CLIP's own tokenizer, with the ids of openai/clip-vit-*, from the merges that lie in utils/clip_vocabulary.
 
-    A word of n letters counts n / 3 tokens, rounded up; a digit, a sign, and every byte of another alphabet
-    one each. The number never falls when words are added.
+    Its vocabulary is the 256 bytes, the same as ends of words, a token for each merge, start and end of a text.
     """
-    def count(piece):
-        return -(-len(piece) // LETTERS_PER_TOKEN) if piece.isascii() and piece.isalpha() else len(piece.encode())
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
 
-    return 2 + sum(count(piece) for piece in PIECES.findall(text.encode(errors="replace").decode()))
+    merges = [tuple(line.split(" ")) for line in gzip.decompress(MERGES.read_bytes()).decode().splitlines()]
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges),
+              "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges,
+                         model_max_length=MAX_TOKENS)
 
 
-def load_token_counter(name):
+def load_token_counter(name=None):
     """(function from text to its number of tokens, the most a text encoder takes) of a CLIP tokenizer.
 
-    `name` is the folder of a tokenizer or of a whole pipeline, or a hub id; None gives the estimate.
+    `name` is the folder of a tokenizer or of a whole pipeline, or a hub id; None is CLIP's own.
     UserError if there is no CLIP tokenizer.
     """
-    if name is None:
-        return estimate_tokens, MAX_TOKENS
+    tokenizer = load_clip_tokenizer() if name is None else open_tokenizer(name)
+    return lambda text: len(tokenizer(text, verbose=False).input_ids), min(MAX_TOKENS, tokenizer.model_max_length)
 
+
+def open_tokenizer(name):
+    """The CLIPTokenizer of a folder or hub id."""
     from utils.hub import fetch_folder, load_part
 
     patterns = [f"{folder}{file}" for folder in ("", "tokenizer/")
@@ -46,5 +52,4 @@ def load_token_counter(name):
     tokenizer = load_part(name, "tokenizer", lambda: CLIPTokenizer.from_pretrained(folder))
     if len(tokenizer) <= 256:  # without a vocabulary transformers makes one of three tokens
         raise UserError(f"{name}: its tokenizer has {len(tokenizer)} tokens, which is not CLIP's; give another")
-    max_tokens = min(MAX_TOKENS, tokenizer.model_max_length)
-    return lambda text: len(tokenizer(text, verbose=False).input_ids), max_tokens
+    return tokenizer
