@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT
+from tests.rendered_hands import add_useless_files, render_folder
 from tests.training_world import write_world
 from utils import processes
 from utils.cli import read_rows
@@ -125,6 +126,22 @@ def test_two_processes_draw_the_images_of_one(runs, tmp_path, run_script):
     assert status == 0 and "Drawing 1 images, 4 are already there" in output and (tmp_path / "two" / "3.png").exists()
     status, _, errors = finish(launch([*command, tmp_path / "two", "--seed", 1], 29517))
     assert status == 1 and errors.count("error: ") == 1 and "seed: 0 there, 1 now" in errors
+
+
+def test_two_processes_measure_what_one_measures(tmp_path, run_script):
+    render_folder(tmp_path / "call", "call", 7)
+    render_folder(tmp_path / "peace", "peace", 6)
+    add_useless_files(tmp_path / "peace")
+    command = ["cal_kid.py", "--real_images", tmp_path / "call", "--fake_images", tmp_path / "peace", "--features",
+               "synthetic", "--device", "cpu", "--num_workers", 1, "--cache_dir", tmp_path / "cache", "--output"]
+    alone = run_script([*command, tmp_path / "one.jsonl"])
+    status, output, errors = finish(launch([*command, tmp_path / "two.jsonl"], 29518))
+    assert alone.returncode == status == 0, errors
+    (one,), (two,) = (read_rows(tmp_path / f"{name}.jsonl") for name in ("one", "two"))
+    assert one.pop("kid") == pytest.approx(two.pop("kid"), rel=1e-4)
+    assert one.keys() == two.keys() and one["num_fake_hands"] == two["num_fake_hands"] > 2
+    assert one["kid_h"] == pytest.approx(two["kid_h"], rel=1e-4) and one["num_skipped"] == two["num_skipped"] == 1
+    assert len(output.splitlines()) == len(alone.stdout.splitlines())
 
 
 # Shares

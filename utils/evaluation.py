@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils import cli
+from utils import cli, processes
 
 REGIONS = {"full": ("full",), "hands": ("hands",), "both": ("full", "hands")}
 KEY_SUFFIX = {"full": "", "hands": "_h"}
@@ -117,8 +117,10 @@ def detect_hands(folders, num_workers, cache_dir):
     """Find the hands of all folders in one pass; images that cannot be read leave the records."""
     from utils.hands import detect_folder
 
-    paths = [path for folder in folders for path, _ in folder.records]
-    found = iter(detect_folder(paths, num_workers, **DETECTION, cache_dir=cache_dir))
+    def detect(part):
+        return detect_folder(part, processes.own_workers(num_workers), **DETECTION, cache_dir=cache_dir)
+
+    found = iter(processes.share_out([path for folder in folders for path, _ in folder.records], detect))
     for folder in folders:
         records = list(itertools.islice(found, len(folder.records)))
         folder.records = [(path, hands) for path, hands in records if hands is not None]
@@ -154,9 +156,10 @@ def measure_folder(folder, regions, hand_crop, extractor, args, device):
         if extractor is None:
             found = features.landmark_features(folder.records)
         else:
-            found = features.extract_features(
-                extractor, folder.records, "full" if region == "full" else hand_crop, device, args.batch_size,
-                args.cache_dir, DETECTION, f"{folder.name}, {region}")
+            found = features.join_shares(processes.gather(features.extract_features(
+                extractor, folder.records[processes.rank() :: processes.count()],
+                "full" if region == "full" else hand_crop, device, args.batch_size, args.cache_dir, DETECTION,
+                f"{folder.name}, {region}")))
         folder.num_skipped += len(found.unreadable)
         folder.regions[region] = found
         if len(found.features) < 2:
@@ -218,8 +221,11 @@ def compare_folders(args, distance):
     """Compare every folder of --fake_images with --real_images by a Distance.
 
     Prints one line per folder and per number, then a summary as the last line; appends a row per folder to --output.
+    Several processes share the images; the first one compares and prints.
     """
     from utils.device import resolve_device
+
+    processes.join(args.device)
 
     # Check what is cheap to check
     real = open_folder(args.real_images, "real", args.num_images, args.seed)
@@ -238,6 +244,9 @@ def compare_folders(args, distance):
     detect_hands([real, *fakes], args.num_workers, args.cache_dir)
     for folder in (real, *fakes):
         measure_folder(folder, regions, distance.hand_crops[args.protocol], extractor, args, device)
+
+    if not processes.is_first():
+        return
 
     # Distances
     settings = {"protocol": args.protocol, "regions": list(regions), "seed": args.seed,

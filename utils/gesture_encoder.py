@@ -96,11 +96,8 @@ def encode_gesture(paths, kind="canonical", gesture=None, num_workers=None, anno
     """
     from utils.hands import detect_folder  # here, because mediapipe is not needed to read a feature
 
-    if num_workers is None and processes.count() > 1:
-        num_workers = processes.own_cores()
-
     def detect(part):
-        return detect_folder(part, num_workers, max_num_hands=1 if kind == "raw" else 2,
+        return detect_folder(part, processes.own_workers(num_workers), max_num_hands=1 if kind == "raw" else 2,
                              progress=f"Stage I, {kind} landmarks")
 
     records = processes.share_out(paths, detect)

@@ -33,8 +33,7 @@ class Interruption:
         """
         if processes.count() == 1:
             return self.signal
-        signals = processes.share_out([0] * processes.count(), lambda part: [self.signal or 0]) if is_look else [0]
-        return max(signals) or None
+        return (max(processes.gather(self.signal or 0)) or None) if is_look else None
 
     def __exit__(self, *exception):
         for number, handler in self.handlers.items():

@@ -27,8 +27,10 @@ def is_first():
     return rank() == 0
 
 
-def own_cores():
-    """The number of CPU cores for each process of this machine."""
+def own_workers(num_workers):
+    """The value of --num_workers; without one, None for a single process, else this one's share of the cores."""
+    if num_workers is not None or count() == 1:
+        return num_workers
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
@@ -79,13 +81,20 @@ def share_out(items, work):
     """
     if count() == 1:
         return work(items)
-    from torch.distributed import all_gather_object
-
-    parts, results = [None] * count(), [None] * len(items)
-    all_gather_object(parts, list(work(items[rank() :: count()])))
-    for start, part in enumerate(parts):
+    results = [None] * len(items)
+    for start, part in enumerate(gather(list(work(items[rank() :: count()])))):
         results[start :: count()] = part
     return results
+
+
+def gather(value):
+    """`value` of each process, in all of them, in the order of their numbers; it must be picklable."""
+    values = [value] * count()
+    if count() > 1:
+        from torch.distributed import all_gather_object
+
+        all_gather_object(values, value)
+    return values
 
 
 def total(tensor):
