@@ -10,7 +10,9 @@ from utils.enrichment_rules import (
     Target,
     enrich_by_rules,
     find_other_gesture,
+    find_wording,
     has_phrase_once,
+    to_one_line,
 )
 from utils.gestures import GESTURES
 
@@ -102,6 +104,77 @@ A man in a hat. He is pointing at a door. He gives a thumbs up. -> A man in a ha
 The image shows a man making a peace sign. There is a door. -> The image shows a man ~. There is a door.
 a man making inverted peace sign hand gesture -> a man ~
 waving -> ~
+a hand in a fist -> a hand ~
+a man pointing out of the window -> a man ~
+a man making a 'peace' sign -> a man ~
+a man making the "ok" sign -> a man ~
+a man giving a 'thumbs up' sign -> a man ~
+a man giving a “thumbs up” -> a man ~
+a man waves -> a man is ~
+the men wave -> the men are ~
+a man smiles, his thumb is up -> a man smiles, ~
+a man giving a thumb's up -> a man ~
+a man shaking his fist -> a man ~
+a man with 4 fingers up -> a man ~
+a man with 4 fingers -> a man ~
+a man showing his middle and index fingers -> a man ~
+two men high-fiving -> two men ~
+a woman making the sign for ok -> a woman ~
+a man with clasped hands -> a man ~
+a woman touching her lips with her finger -> a woman ~
+a man with his hands in a t shape -> a man ~
+a man with a closed fist on his chest -> a man ~
+a man pointing a finger gun -> a man ~
+a man gave a thumbs up -> a man ~
+a woman raised her hand -> a woman ~
+a woman showed the peace sign -> a woman ~
+a man made an ok sign -> a man ~
+a man with his thumb and pinky extended -> a man ~
+a man making a circle with his thumb and index finger -> a man ~
+a girl with two fingers up in a v -> a girl ~
+a man holding up his hand with three fingers -> a man ~
+a man making the letter x with his arms -> a man ~
+a man with his palm facing forward -> a man ~
+a woman making a heart-shaped hand gesture -> a woman ~
+a soldier saluting a flag -> a soldier ~
+a woman giving a sign with her hand raised -> a woman ~
+a man smiling (thumbs up) -> a man smiling ~
+a man fist bumping another man -> a man ~
+a woman praying with folded hands -> a woman ~
+a couple show peace signs -> a couple are ~
+two women giving thumbs up -> two women ~
+a man with a beard holding his hand up to his ear like a phone -> a man with a beard ~
+a man crossing his arms in an x -> a man ~
+a woman with wavy hair waving at the camera -> a woman with wavy hair ~ at the camera
+a man and a woman both give thumbs up -> a man and a woman both are ~
+four chairs in a room with a man making a four sign -> four chairs in a room with a man ~
+a man has his thumb up in the air -> a man is ~
+a man raises his clenched fist -> a man is ~
+a man making an "OK" gesture. -> a man ~.
+a close up of a person's hand with two fingers up -> a close up of a person's hand ~
+a man pinching his fingers together -> a man ~
+a girl doing a little finger promise -> a girl ~
+a man makes number three sign -> a man is ~
+the people waved -> the people ~
+waves crash on the beach as a man waves -> waves crash on the beach as a man is ~
+a man who waves -> a man who is ~
+a man stood with his arms in an x -> a man stood ~
+a woman with her arms crossed in an x shape -> a woman ~
+two kids flashing V signs behind their dad -> two kids ~ behind their dad
+a man makes 'ok' and smiles -> a man is ~ and smiles
+a boy gives a "high five" -> a boy is ~
+a man making the sign of the horns -> a man ~
+a man makes a letter c with his hand -> a man is ~
+a woman making the letter l with her fingers -> a woman ~
+a man with thumbs and index fingers forming a square -> a man ~
+a man holding his phone with his thumb and index finger -> a man holding his phone ~
+a man with a finger pressed against his lips -> a man ~
+a dog giving a high five to a man -> a dog ~ to a man
+a group of friends give thumbs up -> a group of friends are ~
+a crowd raise their hands -> a crowd are ~
+a man with his palms together -> a man ~
+a man reaching his hand out -> a man ~
+a hand with five fingers -> a hand ~
 """
 APPENDED = """
 a man in a peace t-shirt -> a man in a peace t-shirt ~
@@ -142,6 +215,41 @@ Ein Mann mit grünem Pullover. -> Ein Mann mit grünem Pullover ~.
 Dr. Smith is smiling. He wears a hat. -> Dr. Smith is smiling ~. He wears a hat.
 a man who says "stop." -> a man who says "stop." ~
 a man, a woman, -> a man, a woman ~
+a man in a fist of fury t-shirt -> a man in a fist of fury t-shirt ~
+a man giving a peace offering -> a man giving a peace offering ~
+peace sign graffiti -> peace sign graffiti ~
+a wall with peace sign graffiti -> a wall with peace sign graffiti ~
+a church with praying people -> a church with praying people ~
+the hand sign of a shop -> the hand sign of a shop ~
+a mural of a raised fist -> a mural of a raised fist ~
+the sea waves at night -> the sea waves at night ~
+a girl wearing a heart necklace is smiling -> a girl wearing a heart necklace is smiling ~
+a man with his arms crossed in front of him -> a man with his arms crossed in front of him ~
+a man with a thumb ring -> a man with a thumb ring ~
+a man holding a thumb drive -> a man holding a thumb drive ~
+a woman reading someone's palm -> a woman reading someone's palm ~
+a man shaking hands with a woman -> a man shaking hands with a woman ~
+a gun shop with a man in front -> a gun shop with a man in front ~
+a woman in a room with a peace lily on the table -> a woman in a room with a peace lily on the table ~
+a woman with victory rolls in her hair -> a woman with victory rolls in her hair ~
+the mute button on a remote control -> the mute button on a remote control ~
+a man with an ok tattoo on his arm -> a man with an ok tattoo on his arm ~
+an ok hotel sign with a man in front -> an ok hotel sign with a man in front ~
+a woman showing the back of her hand -> a woman showing the back of her hand ~
+a man with his hands in his pockets -> a man with his hands in his pockets ~
+a man scratching his head with his finger -> a man scratching his head with his finger ~
+a man counting on his fingers -> a man counting on his fingers ~
+a man snapping his fingers -> a man snapping his fingers ~
+a woman with long hair waving in the wind -> a woman with long hair waving in the wind ~
+a man with a number four jersey -> a man with a number four jersey ~
+praying mantis on a leaf -> praying mantis on a leaf ~
+a man uses his phone -> a man uses his phone ~
+a poster that says "thumbs up" -> a poster that says "thumbs up" ~
+a man in a v neck sweater -> a man in a v neck sweater ~
+a man in a t shirt near a wall -> a man in a t shirt near a wall ~
+a man drawing a circle with a pen -> a man drawing a circle with a pen ~
+a man with a ring on his index and middle fingers -> a man with a ring on his index and middle fingers ~
+a hand with six fingers -> a hand with six fingers ~
 """
 KEPT = """
 a man ~ -> a man ~
@@ -164,6 +272,18 @@ def rows(table, done):
                          rows(REPLACED, "replaced") + rows(APPENDED, "appended") + rows(KEPT, "kept"))
 def test_a_wrong_gesture_is_replaced_and_a_missing_one_appended(caption, expected, done):
     assert enrich_by_rules(caption, target_of("call")) == (expected, done)
+
+
+def test_a_wording_that_is_replaced_is_also_seen_in_the_answer_of_a_model():
+    named = 0
+    for line in REPLACED.strip().splitlines():
+        caption = to_one_line(line.split(" -> ")[0])
+        found = find_wording(caption, "palm")
+        if found and found[2] != "hand":  # a hand that is up may be the wanted gesture
+            target = target_of("call" if found[2] != "call" else "holy")
+            assert find_other_gesture(f"{caption} {target.phrase}", target), caption
+            named += 1
+    assert named > 100
 
 
 @pytest.mark.parametrize(("name", "caption", "expected"), [

@@ -1,14 +1,23 @@
 """Put a gesture's phrase into a caption by rules, without a model.
 
 Wording of another gesture is replaced by the phrase; a caption without one gets the phrase appended. What the
-caption says of people, clothes and places stays, also where it uses a gesture's word for something else.
+caption says of people, clothes and places stays, also where it uses a gesture's word for something else. The wording
+is English: a gesture named in another language stays beside the phrase.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from utils.gesture_wording import INNOCENT_AFTER, INNOCENT_BEFORE, PLURAL_FORMS, SINGULAR_FORMS, WORDINGS
+from utils.gesture_wording import (
+    DET,
+    INNOCENT_AFTER,
+    INNOCENT_BEFORE,
+    MAKE,
+    PLURAL_FORMS,
+    SINGULAR_FORMS,
+    WORDINGS,
+)
 from utils.gestures import GESTURES, Gesture
 
 LONGEST = 1000  # characters; far more than a text encoder takes, and what stands behind is cut off
@@ -22,7 +31,12 @@ CONNECTIVES = re.compile(r"(?:(?:^|[ ,;:]+)(?:and|while|with|then|also|by|as|is|
 TARGETS = re.compile(r" (?:at|to|towards?|for) (?:(?:the|his|her) )?"
                      r"(?:camera|viewer|photographer|crowd|audience|him|her|them|us|you|someone)\b", re.IGNORECASE)
 
-NOUN_LEAD = re.compile(r"\b(?:an? (?:[\w-]+ )?|(?:the|his|her|their) )$", re.IGNORECASE)
+NOUN_LEAD = re.compile(r"\b(?:an? (?!(?:couple|group|pair|crowd|bunch|team|family) )(?:[\w-]+ )?"
+                       r"|(?:the|his|her|their) )$", re.IGNORECASE)
+QUOTED = re.compile(rf"\b({MAKE} {DET})[\"'“”‘’]([^\"'“”‘’]{{1,30}})[\"'“”‘’](?!\w)", re.IGNORECASE)  # the "ok" sign
+EMPTY_BRACKETS = re.compile(rf"[(\[{{\"“‘]\s*({MARK}?)\s*[)\]}}\"”’]")
+SUBJECT = re.compile(r"((?:an?|the|two|both|one) )?(?:(?:left|right|raised|closed|open|clenched|balled) )*(hands?)"
+                     r"(?! (?:signs?|gestures?|signals?|symbols?|shapes?|motions?|hearts?)\b)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,8 +53,8 @@ class Target:
 
 
 def to_one_line(text):
-    """`text` with every run of spaces and line breaks, of any alphabet, as one space."""
-    return " ".join(text.replace(MARK, " ").split())
+    """`text` with every run of spaces and line breaks, of any alphabet, as one space; gestures are not quoted."""
+    return QUOTED.sub(r"\1\2", " ".join(text.replace(MARK, " ").split()))
 
 
 def phrase_pattern(phrase):
@@ -62,6 +76,8 @@ def has_phrase_once(text, phrase):
 
 def is_innocent(text, start, end):
     """Whether what stands around text[start:end] makes a thing of it: a print, a poster, a quotation, a tree."""
+    if text.startswith("of ", start):  # "a mural of a raised fist"
+        start += 3
     is_quoted = text.count('"', 0, start) % 2 == 1 and '"' in text[end:]
     return bool(is_quoted or INNOCENT_AFTER.match(text, end) or INNOCENT_BEFORE.search(text[:start]))
 
@@ -103,6 +119,8 @@ def join(left, right):
     left, right = left.rstrip(), right.lstrip()
     if not left:
         return right.lstrip(" ,;:.")
+    if left[-1] in "([{“‘" or right[:1] in tuple(")]}”’"):
+        return left + right
     if not right or right[0] in ".,;:!?…":
         return left.rstrip(" ,;:") + right
     return f"{left} {right}"
@@ -111,6 +129,8 @@ def join(left, right):
 def replacement(text, start, end):
     """The mark of the phrase with the verb that text[start:end] needs: "gives …" becomes "is making …"."""
     first = text[start:end].lower().split(maxsplit=1)[0]
+    if start == 0 and (subject := SUBJECT.match(text, start, end)):  # "a hand in a fist" is about the hand
+        return f"{subject[1] or ''}{subject[2]} {MARK}"
     if first in PLURAL_FORMS and NOUN_LEAD.search(text[:start]):  # "in a pose with …", "the sign of …"
         return f"{text[start:end].split(maxsplit=1)[0]} {MARK}"
     if first in PLURAL_FORMS:
@@ -184,6 +204,7 @@ def enrich_once(text, target):
         else:
             done = "replaced"
             text = join(join(text[:span[0]], replacement(text, *span)), text[span[1]:])
+    text = " ".join(EMPTY_BRACKETS.sub(r"\1", text).split())
     if MARK not in text:
         text = append_phrase(text)
     if not target.fits(text.replace(MARK, target.phrase)):
