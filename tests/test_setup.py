@@ -28,7 +28,7 @@ def packages(*names):
 
 def imported_packages(paths):
     """{package: a file that imports it} for every import of paths, inside functions too."""
-    own = {path.stem for path in ROOT.glob("*.py")} | {"utils", "tests"} | {path.stem for path in paths}
+    own = {path.stem for path in ROOT.glob("*.py")} | {"utils", "tests", "benchmarks"} | {path.stem for path in paths}
     found = {}
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,0 +1,18 @@
+"""The benchmark of training runs at its smallest and prints what its notes are made of."""
+
+import re
+
+from benchmarks import stable_diffusion
+
+
+def test_every_row_of_the_training_benchmark_is_measured(capsys):
+    stable_diffusion.main(stable_diffusion.parse_args(["--batch_size", "2", "--num_updates", "1", "--device", "cpu"]))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
+    assert [row[0] for row in rows] == [
+        "Stage II", "Stage III", "Stage III, paper", "generation, 10 steps with guidance", "published Stage II",
+        "published Stage III", "diffusers step"]
+    assert all(float(row[3]) > 0 and float(row[5]) > 0 and row[6].endswith("%") for row in rows)
+    work = {row[0]: float(row[5]) / float(row[3]) for row in rows}  # TFLOP per sample
+    assert work["Stage II"] < 0.8 * work["published Stage II"]  # no gradients of the frozen U-Net
+    assert re.search(r"[\d.]+ times as fast as the published loop", lines[-2])
