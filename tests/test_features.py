@@ -94,6 +94,10 @@ def test_a_changed_image_other_crops_and_other_detection_are_computed_anew(grey_
     assert len(calls) == 26
     Image.new("RGB", (40, 40), "white").save(grey_records[0][0])
     assert run(crop="hand", detection={"min_confidence": 0.5}).features[0, 0] == 255
+    assert len(calls) == 27  # that image alone
+    moved = [(path, hands[:1]) for path, hands in grey_records]  # one hand less in one image
+    run = functools.partial(extract_features, MeanColor(calls), moved, device="cpu", cache_dir=tmp_path / "c")
+    assert len(run(crop="hand", detection={"min_confidence": 0.5}).features) == 8 and len(calls) == 28
 
 
 def test_landmark_features_are_poses_without_the_wrist(grey_records):

@@ -5,8 +5,10 @@ An extractor is a torch module that turns a batch into (N, d) features and knows
 utils/synthetic/feature_network.py.
 """
 
+import collections
 import contextlib
 import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +17,7 @@ from tqdm import tqdm
 
 from utils.cli import UserError, warn
 from utils.device import full_precision
-from utils.folder_cache import cached_arrays, digest
+from utils.folder_cache import Block, FolderCache, cached_blocks
 from utils.gesture_encoder import canonical_landmarks
 from utils.images import open_image
 from utils.prefetch import map_ahead
@@ -53,6 +55,8 @@ def cut_image(image, crop, hands):
 def prepare_pictures(record, crop, prepare):
     """The prepared pictures (3, H, W) of one (path, hands), or the message that says why there are none."""
     path, hands = record
+    if crop != "full" and not hands:
+        return []
     try:
         return [prepare(picture) for picture in cut_image(open_image(path), crop, hands)]
     except UserError as error:
@@ -60,33 +64,44 @@ def prepare_pictures(record, crop, prepare):
 
 
 def compute_features(extractor, records, crop, device, batch_size, progress):
-    """Arrays of a FeatureSet for (path, hands) records. Memory holds two batches of pictures, whatever the folder."""
-    rows, image_index, unreadable = [], [], []
-    waiting = []
+    """Yields a Block with the features (rows, d) of each (path, hands), in order.
+
+    Memory holds two batches of pictures, whatever the folder.
+    """
+    waiting, unfinished = [], collections.deque()  # pictures; Blocks or [rows so far, rows to come], in order
 
     def flush():
-        if waiting:
-            rows.append(extractor(torch.from_numpy(np.stack(waiting)).to(device)).float().cpu().numpy())
-            waiting.clear()
+        if not waiting:
+            return
+        with torch.inference_mode(), full_precision(torch.device(device)):
+            rows = iter(extractor(torch.from_numpy(np.stack(waiting)).to(device)).float().cpu().numpy())
+        waiting.clear()
+        for image in unfinished:
+            if not isinstance(image, Block):
+                image[0] += itertools.islice(rows, image[1] - len(image[0]))
 
-    wanted = [(index, record) for index, record in enumerate(records) if crop == "full" or record[1]]  # with pictures
+    def finished():
+        while unfinished and (isinstance(unfinished[0], Block) or len(unfinished[0][0]) == unfinished[0][1]):
+            image = unfinished.popleft()
+            yield image if isinstance(image, Block) else Block({"features": np.stack(image[0])})
+
+    nothing = Block({"features": np.zeros((0, extractor.num_features), np.float32)})
     prepare = functools.partial(prepare_pictures, crop=crop, prepare=extractor.prepare)
-    prepared = map_ahead(prepare, [record for _, record in wanted], ahead=batch_size)
+    prepared = map_ahead(prepare, records, ahead=batch_size)
     extractor.to(device)
-    with torch.inference_mode(), full_precision(torch.device(device)), contextlib.closing(prepared):
-        for (index, _), pictures in zip(wanted, tqdm(prepared, progress, len(wanted), unit="image"), strict=True):
+    with contextlib.closing(prepared):
+        for pictures in tqdm(prepared, progress, len(records), unit="image"):
             if isinstance(pictures, str):
-                unreadable.append(pictures)
-                continue
-            for picture in pictures:
-                waiting.append(picture)
-                image_index.append(index)
-                if len(waiting) == batch_size:
-                    flush()
+                unfinished.append(Block(None, pictures))
+            else:
+                unfinished.append([[], len(pictures)] if pictures else nothing)
+                for picture in pictures:
+                    waiting.append(picture)
+                    if len(waiting) == batch_size:
+                        flush()
+            yield from finished()
         flush()
-    features = np.concatenate(rows) if rows else np.zeros((0, extractor.num_features), np.float32)
-    return {"features": features, "image_index": np.array(image_index, dtype=np.int64),
-            "unreadable": np.array(unreadable, dtype=np.str_)}
+        yield from finished()
 
 
 def extract_features(extractor, records, crop, device, batch_size=32, cache_dir=None, detection=None,
@@ -97,14 +112,16 @@ def extract_features(extractor, records, crop, device, batch_size=32, cache_dir=
     were found with, part of the cache's key. Unreadable images are named on standard error.
     """
     # What was cut out is part of the key: another detector may find other hands in the same images
-    boxes = None if crop == "full" else digest([[list(map(float, hand.box)) for hand in hands or []]
-                                                for _, hands in records])
-    settings = {**extractor.settings, "crop": crop, "boxes": boxes, "detection": None if crop == "full" else detection}
-    arrays = cached_arrays(
-        cache_dir, f"features-{crop}", [path for path, _ in records], settings,
-        lambda: compute_features(extractor, records, crop, device, batch_size, progress),
-    )
-    found = FeatureSet(arrays["features"], arrays["image_index"], arrays["unreadable"].tolist())
+    boxes = None if crop == "full" else [[list(map(float, hand.box)) for hand in hands or []] for _, hands in records]
+    settings = {**extractor.settings, "crop": crop, "detection": None if crop == "full" else detection}
+    cache = FolderCache(cache_dir, f"features-{crop}", [path for path, _ in records], settings, boxes)
+    (blocks,) = cached_blocks([(cache, len(records))], lambda missing: compute_features(
+        extractor, [records[place] for _, place in missing], crop, device, batch_size, progress))
+    found = FeatureSet(
+        np.concatenate([np.zeros((0, extractor.num_features), np.float32),
+                        *(block.arrays["features"] for block in blocks if block.arrays is not None)]),
+        np.repeat(np.arange(len(blocks)), [len(block.arrays["features"]) if block.arrays else 0 for block in blocks]),
+        [block.message for block in blocks if block.arrays is None])
     for message in found.unreadable:
         warn(f"skipped: {message}")
     return found

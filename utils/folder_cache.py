@@ -1,20 +1,37 @@
-"""What was computed once from the images of a folder, kept in .npz files and used again while it still fits.
+"""What was computed once from each image of a folder, kept in .npz files and used again while the image is the same.
 
-A file is named after the folder and a hash of its place and of the settings, so that other settings get a file of
-their own. It fits as long as the images have the names, sizes, times of change and modes that they had (what
-could not be read yesterday may be allowed today).
+Files are named after the folder and a hash of its place and of the settings, so that other settings get files of their
+own. What is computed is written every few seconds to a part beside them, so that a pass that is killed loses no more;
+at its end the parts become one file. An image is the same as long as it has the name, size, time of change and mode
+that it had (what could not be read yesterday may be allowed today). Several processes may use one cache: at worst
+something is computed twice.
 """
 
+import contextlib
+import glob
 import hashlib
 import re
 import sys
+import time
+import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from utils.cli import atomic_path, one_line, to_json
 
-KEY = "cache_key"  # name in the .npz of two digests: what the arrays were computed from, and the arrays
+FLUSH_SECONDS = 5.0  # of work that a killed process may lose
+FIELDS = ("names", "keys", "counts", "messages", "digest")  # of a file; all else in it are arrays of rows
+UNREADABLE = -1  # as the count of rows: there is a message instead
+
+
+@dataclass
+class Block:
+    """What an image gave: arrays {name: (rows, …)}, all with as many rows, or the message why it gave none."""
+
+    arrays: dict[str, np.ndarray] | None
+    message: str = ""
 
 
 def digest(value):
@@ -35,67 +52,153 @@ def describe_file(path):
     return [path.name, status.st_size, status.st_mtime_ns, status.st_mode]
 
 
-class FolderCache:
-    """The cache file of one kind of arrays of some images of one folder. cache_dir None: a cache that keeps nothing.
+def pack(blocks):
+    """The arrays of a file that hold {(name of an image, key): Block}."""
+    full = [block.arrays for block in blocks.values() if block.arrays is not None]
+    arrays = {name: np.concatenate([rows[name] for rows in full]) for name in (full[0] if full else ())}
+    if any(array.dtype.hasobject for array in arrays.values()):
+        raise ValueError("a cache holds numbers and text, no objects")
+    counts = [UNREADABLE if block.arrays is None else len(next(iter(block.arrays.values())))
+              for block in blocks.values()]
+    arrays |= {"names": np.array([name for name, _ in blocks], dtype=np.str_),
+               "keys": np.array([key for _, key in blocks], dtype=np.str_), "counts": np.array(counts, dtype=np.int64),
+               "messages": np.array([block.message for block in blocks.values()], dtype=np.str_)}
+    return arrays | {"digest": np.array(digest_arrays(arrays))}
 
-    settings: a dict that goes into JSON, all that the arrays depend on besides the images. Looks at the files when it
-    is made, so make it before computing: what changes meanwhile is then computed again next time.
-    OSError where the folder of the cache cannot be made; ValueError for images of several folders.
+
+def unpack(file):
+    """{(name, key): Block} of a file. Whatever NumPy raises, or ValueError, if it is damaged."""
+    with np.load(file, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    if str(arrays.pop("digest")) != digest_arrays(arrays):
+        raise ValueError("its arrays are not those that were written")
+    names, keys, counts, messages = (arrays.pop(name).tolist() for name in FIELDS[:-1])
+    blocks, start = {}, 0
+    for name, key, count, message in zip(names, keys, counts, messages, strict=True):
+        rows = None if count == UNREADABLE else {field: array[start:start + count] for field, array in arrays.items()}
+        blocks[name, key] = Block(rows, message)
+        start += max(0, count)
+    return blocks
+
+
+class FolderCache:
+    """The cache of one kind of Blocks of images of one folder. cache_dir None: a cache that keeps nothing.
+
+    settings: a dict that goes into JSON, all that the Blocks depend on besides the images; `extras` the same for each
+    image. Looks at the images when it is made, so make it before computing: what changes meanwhile is then computed
+    again next time. OSError where the folder of the cache cannot be made; ValueError for images of several folders.
     """
 
-    def __init__(self, cache_dir, kind, paths, settings):
+    def __init__(self, cache_dir, kind, paths, settings, extras=None):
         paths = [Path(path) for path in paths]
         folders = {path.parent for path in paths}
         if len(folders) > 1:
             raise ValueError(f"a cache file holds the images of one folder, not of {len(folders)}")
-        self.file = None
+        self.file, self.added, self.num_added = None, {}, 0
         if cache_dir is None or not paths:
             return
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
-        folder = folders.pop().resolve()
-        name = re.sub(r"[^\w.-]", "_", folder.name)[:40]
-        self.file = Path(cache_dir, f"{name}-{digest([folder, settings])[:10]}-{kind}.npz")
-        self.key = digest([settings, [describe_file(path) for path in paths]])
+        self.folder = folders.pop().resolve()
+        name = re.sub(r"[^\w.-]", "_", self.folder.name)[:40]
+        self.file = Path(cache_dir, f"{name}-{digest([self.folder, settings])[:10]}-{kind}.npz")
+        extras = [None] * len(paths) if extras is None else extras
+        self.keys = [(path.name, digest([describe_file(path), extra]))
+                     for path, extra in zip(paths, extras, strict=True)]
+        self.last_flush = time.monotonic()
+
+    def files(self):
+        """The finished file, if any, and the parts of passes that are under way or were killed."""
+        return sorted(self.file.parent.glob(glob.escape(self.file.stem) + ".*npz"))
+
+    def read_files(self):
+        """({(name, key): Block} of all files, the files that could be read)."""
+        blocks, read = {}, []
+        for file in self.files():
+            try:
+                blocks |= unpack(file)
+                read.append(file)
+            except FileNotFoundError:  # another process has just put it together with others
+                continue
+            except Exception as error:  # zipfile and NumPy raise almost anything on damaged data, all of it means that
+                self.say(f"warning: {file} is damaged ({error}): recomputed")
+                with contextlib.suppress(OSError):
+                    file.unlink()
+        return blocks, read
 
     def read(self):
-        """{name: array} as written, or None if there are none that fit; says on standard error which it is."""
-        if self.file is None or not self.file.is_file():
-            return None
-        try:
-            with np.load(self.file, allow_pickle=False) as arrays:
-                key, content = arrays[KEY].tolist()
-                if key == self.key:
-                    found = {name: arrays[name] for name in arrays.files if name != KEY}
-                    if digest_arrays(found) != content:
-                        raise ValueError("its arrays are not those that were written")
-                    self._say(f"read from cache {self.file}")
-                    return found
-            self._say(f"{self.file} was written for other images, or they have changed: recomputed")
-        except Exception as error:  # zipfile and NumPy raise almost anything on damaged data, all of it means that
-            self._say(f"warning: {self.file} is damaged ({error}): recomputed")
-        return None
+        """{place in the list of images: Block} of those that are known; says on standard error how many."""
+        if self.file is None:
+            return {}
+        blocks, _ = self.read_files()
+        known = {place: blocks[key] for place, key in enumerate(self.keys) if key in blocks}
+        if len(known) == len(self.keys):
+            self.say(f"read from cache {self.file}")
+        elif blocks:
+            self.say(f"{len(known)} of {len(self.keys)} images read from cache {self.file}, the others are computed")
+        return known
 
-    def write(self, arrays):
-        """Keep {name: array}. No room or no right to write costs a warning, not what was computed."""
-        if any(array.dtype.hasobject for array in arrays.values()):
-            raise ValueError("a cache holds numbers and text, no objects")
+    def add(self, place, block):
+        """Keep the Block of an image; every few seconds they are written."""
         if self.file is None:
             return
-        try:
-            with atomic_path(self.file) as temporary:
-                np.savez(temporary, **{KEY: np.array([self.key, digest_arrays(arrays)])}, **arrays)
-        except OSError as error:
-            self._say(f"warning: {self.file} cannot be written ({error.strerror or error}); going on without it")
+        self.added[self.keys[place]] = block
+        self.num_added += 1
+        if time.monotonic() - self.last_flush > FLUSH_SECONDS:
+            self.flush()
 
-    def _say(self, message):
+    def flush(self):
+        """Write what was added to a part of its own. No room or no right costs a warning, not what was computed."""
+        if self.added and self.file is not None:
+            self.write(self.file.with_suffix(f".{uuid.uuid4().hex[:8]}.npz"), self.added)
+        self.added, self.last_flush = {}, time.monotonic()
+
+    def write(self, file, blocks):
+        """Whether {(name, key): Block} could be written to `file`; if not, nothing more is kept."""
+        arrays = pack(blocks)
+        try:
+            with atomic_path(file) as temporary:
+                np.savez(temporary, **arrays)
+            return True
+        except OSError as error:
+            self.say(f"warning: {file} cannot be written ({error.strerror or error}); going on without it")
+            self.file = None
+            return False
+
+    def finish(self):
+        """Make one file of all parts, without what images were before they changed or went."""
+        self.flush()
+        if not self.num_added or self.file is None:
+            return
+        blocks, read = self.read_files()
+        own = dict(self.keys)
+        kept = {(name, key): block for (name, key), block in blocks.items()
+                if own.get(name) == key or (name not in own and (self.folder / name).exists())}
+        if self.write(self.file, kept):
+            for file in read:
+                if file != self.file:
+                    file.unlink(missing_ok=True)
+
+    def say(self, message):
         print(one_line(message), file=sys.stderr)
 
 
-def cached_arrays(cache_dir, kind, paths, settings, compute):
-    """What compute() returns, a dict of arrays, from the FolderCache of the first four arguments if it fits."""
-    cache = FolderCache(cache_dir, kind, paths, settings)
-    arrays = cache.read()
-    if arrays is None:
-        arrays = compute()
-        cache.write(arrays)
-    return arrays
+def cached_blocks(caches, compute):
+    """The Blocks of the images of several FolderCaches: one list for each, from the files or from compute.
+
+    compute(missing): yields the Blocks of [(number of a cache, place in it)] in that order. What it has yielded when
+    it is interrupted is kept.
+    """
+    known = [cache.read() for cache, _ in caches]
+    missing = [(number, place) for number, (_, count) in enumerate(caches) for place in range(count)
+               if place not in known[number]]
+    try:
+        if missing:
+            for (number, place), block in zip(missing, compute(missing), strict=True):
+                known[number][place] = block
+                caches[number][0].add(place, block)
+    finally:
+        for cache, _ in caches:
+            cache.flush()
+    for cache, _ in caches:
+        cache.finish()
+    return [[found[place] for place in range(count)] for found, (_, count) in zip(known, caches, strict=True)]

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
-import itertools
 import math
 import os
 import sys
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from utils import images
 from utils.cli import UserError, warn
-from utils.folder_cache import FolderCache
+from utils.folder_cache import Block, FolderCache, cached_blocks
 from utils.process_pool import map_in_processes
 
 # Pairs of landmarks joined by a bone: four per finger from the wrist on, then across the knuckles.
@@ -128,7 +127,7 @@ def choose_num_workers(num_images):
 
 
 def _detect_images(paths, num_workers, max_num_hands, min_confidence, progress):
-    """Hands, or the message why it cannot be read, of every image, in order."""
+    """Yields the hands, or the message why it cannot be read, of every image, in order."""
     num_workers = choose_num_workers(len(paths)) if num_workers is None else num_workers
     detect = functools.partial(_detect_file, max_num_hands=max_num_hands, min_confidence=min_confidence)
     with contextlib.ExitStack() as stack:
@@ -136,28 +135,27 @@ def _detect_images(paths, num_workers, max_num_hands, min_confidence, progress):
         if num_workers > 1:
             computed = stack.enter_context(
                 map_in_processes(detect, paths, num_workers, CHUNK_SIZE, on_death=_explain_death))
-        return list(tqdm(computed, progress, len(paths), unit="image"))
+        yield from tqdm(computed, progress, len(paths), unit="image")
 
 
-def _pack(results):
-    """The arrays of FolderCache that `_unpack` turns into the same results again, bit for bit."""
-    hands = [hand for result in results if not isinstance(result, str) for hand in result]
-    return {
-        "num_hands": np.array([-1 if isinstance(r, str) else len(r) for r in results]),  # -1: cannot be read
-        "messages": np.array([r for r in results if isinstance(r, str)], dtype=np.str_),
-        "handedness": np.array([hand.handedness for hand in hands], dtype=np.str_),
-        "scores": np.array([hand.score for hand in hands], dtype=np.float64),
-        "landmarks": np.array([hand.landmarks for hand in hands], dtype=np.float32).reshape(-1, 21, 3),
-        "world_landmarks": np.array([hand.world_landmarks for hand in hands], dtype=np.float32).reshape(-1, 21, 3),
-    }
+def _to_block(result):
+    """The Block of a FolderCache that `_from_block` turns into the same result again, bit for bit."""
+    if isinstance(result, str):
+        return Block(None, result)
+    return Block({
+        "handedness": np.array([hand.handedness for hand in result], dtype=np.str_),
+        "scores": np.array([hand.score for hand in result], dtype=np.float64),
+        "landmarks": np.array([hand.landmarks for hand in result], dtype=np.float32).reshape(-1, 21, 3),
+        "world_landmarks": np.array([hand.world_landmarks for hand in result], dtype=np.float32).reshape(-1, 21, 3),
+    })
 
 
-def _unpack(arrays):
-    fields = (arrays[name].tolist() for name in ("handedness", "scores"))
-    hands = map(Hand, *fields, arrays["landmarks"], arrays["world_landmarks"])
-    messages = iter(arrays["messages"].tolist())
-    return [next(messages) if number < 0 else list(itertools.islice(hands, number))
-            for number in arrays["num_hands"].tolist()]
+def _from_block(block):
+    """A list of Hand, or the message why the image cannot be read."""
+    if block.arrays is None:
+        return block.message
+    fields = (block.arrays[name].tolist() for name in ("handedness", "scores"))
+    return list(map(Hand, *fields, block.arrays["landmarks"], block.arrays["world_landmarks"]))
 
 
 def detect_folder(paths, num_workers=None, max_num_hands=1, min_confidence=0.5, progress="detecting hands",
@@ -168,7 +166,7 @@ def detect_folder(paths, num_workers=None, max_num_hands=1, min_confidence=0.5, 
     for an image that cannot be read, which is named in a warning. `num_workers` is the number of spawned
     processes (1: none, all in this process; None: see `choose_num_workers`); the result doesn't depend on it.
     `min_confidence` in [0, 1] is that of the palm detector, `progress` the label of the bar on standard
-    error. `cache_dir` is a folder that keeps the results, one file per folder of images, see utils.folder_cache.
+    error. `cache_dir` is a folder that keeps the results of each image, see utils.folder_cache.
     An image whose decoder ends its process counts as one that cannot be read, if there are several processes.
     UserError where mediapipe cannot be imported.
     """
@@ -180,19 +178,15 @@ def detect_folder(paths, num_workers=None, max_num_hands=1, min_confidence=0.5, 
     by_folder = {}
     for path in paths:
         by_folder.setdefault(os.path.dirname(path), []).append(path)
-    caches = {folder: FolderCache(cache_dir, "hands", members, settings) for folder, members in by_folder.items()}
-    known = {folder: cache.read() for folder, cache in caches.items()}
-    unknown = [folder for folder in by_folder if known[folder] is None]
-    results = iter(_detect_images([path for folder in unknown for path in by_folder[folder]], num_workers,
-                                  **detection, progress=progress) if unknown else ())
-    found = {}
-    for folder, members in by_folder.items():
-        if known[folder] is None:
-            new = list(itertools.islice(results, len(members)))
-            caches[folder].write(_pack(new))
-        else:
-            new = _unpack(known[folder])
-        found[folder] = iter(new)
+    members = list(by_folder.values())
+
+    def compute(missing):
+        images = [members[number][place] for number, place in missing]
+        return map(_to_block, _detect_images(images, num_workers, **detection, progress=progress))
+
+    caches = [(FolderCache(cache_dir, "hands", images, settings), len(images)) for images in members]
+    found = {folder: map(_from_block, blocks)
+             for folder, blocks in zip(by_folder, cached_blocks(caches, compute), strict=True)}
 
     records = []
     for path in paths:
