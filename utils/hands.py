@@ -128,11 +128,12 @@ def choose_num_workers(num_images):
 
 def _detect_images(paths, num_workers, max_num_hands, min_confidence, progress):
     """Yields the hands, or the message why it cannot be read, of every image, in order."""
+    in_this_process = num_workers == 1  # a spawned one costs a quarter of a second, and may die in a decoder
     num_workers = choose_num_workers(len(paths)) if num_workers is None else num_workers
     detect = functools.partial(_detect_file, max_num_hands=max_num_hands, min_confidence=min_confidence)
     with contextlib.ExitStack() as stack:
         computed = map(detect, paths)
-        if num_workers > 1:
+        if not in_this_process:
             computed = stack.enter_context(
                 map_in_processes(detect, paths, num_workers, CHUNK_SIZE, on_death=_explain_death))
         yield from tqdm(computed, progress, len(paths), unit="image")
@@ -167,7 +168,7 @@ def detect_folder(paths, num_workers=None, max_num_hands=1, min_confidence=0.5, 
     processes (1: none, all in this process; None: see `choose_num_workers`); the result doesn't depend on it.
     `min_confidence` in [0, 1] is that of the palm detector, `progress` the label of the bar on standard
     error. `cache_dir` is a folder that keeps the results of each image, see utils.folder_cache.
-    An image whose decoder ends its process counts as one that cannot be read, if there are several processes.
+    An image whose decoder ends a spawned process counts as one that cannot be read.
     UserError where mediapipe cannot be imported.
     """
     paths = list(paths)
