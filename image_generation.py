@@ -75,6 +75,7 @@ def read_jobs(args):
     lines = {}
     for line, name in enumerate(names, 1):
         stem = Path(name).with_suffix("") if name.lower().endswith(IMAGE_SUFFIXES) else Path(name)
+        safe_join(args.img_save_path, name)  # ".." would become a name of its own with a suffix
         path = safe_join(args.img_save_path, f"{stem}.{args.format}")
         if path in lines:
             raise cli.UserError(f"{args.image_filenames_file}, line {line}: {name!r} would be saved as "

@@ -88,6 +88,11 @@ def test_an_answer_that_was_cut_off_is_refused():
     assert "cut off" in check_answer(Answer(GOOD, is_whole=False), CAPTION, TARGET)[1]
 
 
+@pytest.mark.parametrize("verb", ["giving the", "showing her", "is doing a big"])
+def test_a_second_verb_before_that_of_the_phrase_is_refused(verb):
+    assert "a verb before" in check_answer(Answer(f"a man in a hat {verb} {PHRASE}"), "a man in a hat", TARGET)[1]
+
+
 def test_an_answer_of_too_many_tokens_is_refused():
     caption = "a girl and " * 24 + "a dog"
     assert "tokens, more than 77" in check_answer(Answer(f"{caption} {PHRASE}"), caption, TARGET)[1]

@@ -14,6 +14,7 @@ from utils.enrichment_rules import (
     phrase_pattern,
     to_one_line,
 )
+from utils.gesture_wording import DET, MAKE, OWNER
 
 # The instruction of the released programs, word by word.
 PROMPT = (
@@ -23,6 +24,7 @@ PROMPT = (
     "include '{phrase}' exactly as it is. Provide the modified sentence directly and independently."
 )
 QUOTES = ('""', "''", "``", "“”", "‘’", "„“", "«»")
+DOUBLE_VERB = re.compile(rf"\b{MAKE} {OWNER} {DET}$", re.IGNORECASE)  # "giving the making phone call hand gesture"
 PREAMBLE = re.compile(
     r"(?:sure|certainly|of course|absolutely|okay|ok|great|yes|alright|no problem|happy to help)"
     r"(?:[,.!:]| [-–—] | here\b)"
@@ -115,6 +117,8 @@ def find_fault(text, caption, target):
         return "the phrase in quotation marks"
     if text[0] == text[-1] == "'":
         return "quotation marks around it"
+    if target.phrase.startswith("making ") and DOUBLE_VERB.search(text[: text.index(target.phrase)]):
+        return "a verb before that of the phrase"
     if other := find_other_gesture(text, target):
         return f"names another gesture ({other!r})"
 

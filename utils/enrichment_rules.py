@@ -33,7 +33,7 @@ TARGETS = re.compile(r" (?:at|to|towards?|for) (?:(?:the|his|her) )?"
 
 NOUN_LEAD = re.compile(r"\b(?:an? (?!(?:couple|group|pair|crowd|bunch|team|family) )(?:[\w-]+ )?"
                        r"|(?:the|his|her|their) )$", re.IGNORECASE)
-QUOTED = re.compile(rf"\b({MAKE} {DET})[\"'“”‘’]([^\"'“”‘’]{{1,30}})[\"'“”‘’](?!\w)", re.IGNORECASE)  # the "ok" sign
+QUOTED = re.compile(rf"\b({MAKE} {DET})[\"'“”‘’](\w[^\"'“”‘’]{{0,30}})[\"'“”‘’](?!\w)", re.IGNORECASE)  # the "ok" sign
 EMPTY_BRACKETS = re.compile(rf"[(\[{{\"“‘]\s*({MARK}?)\s*[)\]}}\"”’]")
 SUBJECT = re.compile(r"((?:an?|the|two|both|one) )?(?:(?:left|right|raised|closed|open|clenched|balled) )*(hands?)"
                      r"(?! (?:signs?|gestures?|signals?|symbols?|shapes?|motions?|hearts?)\b)\b", re.IGNORECASE)
@@ -194,7 +194,7 @@ def find_span(text, target):
 
 def enrich_once(text, target):
     """One pass of enrich_by_rules over a caption on one line: (text, what was done)."""
-    text = phrase_pattern(target.phrase).sub(MARK, text)
+    text = phrase_pattern(target.phrase).sub(MARK, to_one_line(text))
     done = "kept" if MARK in text else "appended"
     while text.count(MARK) > 1:
         text = remove_wording(text, text.rindex(MARK), text.rindex(MARK) + 1)

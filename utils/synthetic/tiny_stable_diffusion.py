@@ -88,7 +88,7 @@ def load_work(args):
 
     from utils.synthetic.tiny_parts import build_vae
 
-    images = np.load(args.work_dir / "images.npy", mmap_mode="r")[: args.num_images]
+    images = np.load(args.work_dir / "images.npy", mmap_mode="r", allow_pickle=False)[: args.num_images]
     captions = json.loads((args.work_dir / "captions.json").read_text())[: args.num_images]
     vae = build_vae()
     for name in ("vae", "decoder"):
