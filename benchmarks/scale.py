@@ -1,0 +1,125 @@
+"""Time and memory for folders of many files and long lists: what should grow in step with their number, and no faster.
+
+python -m benchmarks.scale --num_files 100000 --num_lines 50000
+
+Makes a folder of small JPEG files (hard links to a few hundred different ones) and a list of names and captions, then
+measures each step at a tenth of the number and at all of it: listing, reading the aligned lists and joining the names,
+what the caches ask of each file, a cache of that many hands written and read. The passes that open the images are
+measured on --num_opened of them, since their time per image is that of one image. Prints a Markdown table with the
+time per item and the resident memory on top of what the program had before.
+"""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from utils import cli
+
+NUM_PICTURES = 200
+
+
+def parse_args(argv=None):
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("--num_files", type=cli.positive_int, default=100_000, help="files in the folder")
+    parser.add_argument("--num_lines", type=cli.positive_int, default=50_000, help="lines of the lists")
+    parser.add_argument("--num_opened", type=cli.positive_int, default=1_000, help="images that are opened")
+    cli.add_common_flags(parser)
+    return parser.parse_args(argv)
+
+
+def make_files(folder, num_files):
+    """`num_files` names of NUM_PICTURES different 64×64 JPEG files."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(num_files):
+        path = folder / f"{number:07d}.jpg"
+        if number < NUM_PICTURES:
+            Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+        else:
+            os.link(folder / f"{number % NUM_PICTURES:07d}.jpg", path)
+
+
+def resident():
+    """Bytes of memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def measure(step, *args):
+    """(seconds, bytes of resident memory more than before while its result is held) of a call."""
+    before, start = resident(), time.perf_counter()
+    result = step(*args)
+    seconds, memory = time.perf_counter() - start, resident() - before
+    del result
+    return seconds, memory
+
+
+def read_lists(folder, names, captions):
+    """Both lists, and the path of each name."""
+    from utils.images import read_aligned, safe_join
+
+    lines = read_aligned(names, captions)
+    return lines, [safe_join(folder, name) for name in lines[0]]
+
+
+def keep_hands(paths, cache_dir):
+    """Writes a cache with a hand for each image and reads it again."""
+    import numpy as np
+
+    from utils.folder_cache import Block, FolderCache, cached_blocks
+
+    hand = Block({"scores": np.ones(1), "landmarks": np.ones((1, 21, 3), np.float32),
+                  "world_landmarks": np.ones((1, 21, 3), np.float32)})
+    for _ in range(2):
+        cache = FolderCache(cache_dir, "hands", paths, {})
+        blocks = cached_blocks([(cache, len(paths))], lambda missing: (hand for _ in missing))
+    return blocks
+
+
+def extract(paths):
+    """Synthetic features of images."""
+    from utils.features import extract_features
+    from utils.synthetic.feature_network import load_feature_network
+
+    return extract_features(load_feature_network(), [(path, []) for path in paths], "full", "cpu")
+
+
+def main(args):
+    from utils.hands import detect_folder
+    from utils.images import list_images
+
+    with tempfile.TemporaryDirectory() as root:
+        root = Path(root)
+        make_files(root / "images", args.num_files)
+        rows = []
+
+        def report(name, sizes, step):
+            for size in sizes:
+                seconds, memory = measure(step, size)
+                rows.append((name, size, seconds, memory))
+                print(f"| {name} | {size:,} | {seconds:.2f} | {1e6 * seconds / size:.1f} | {memory / 1e6:.0f} |",
+                      flush=True)
+
+        print("| step | items | seconds | µs per item | MB more |\n|---|---|---|---|---|")
+        paths = list_images(root / "images")
+        report("list a folder", [args.num_files], lambda size: list_images(root / "images"))
+
+        def lists(size):
+            for name, line in (("names.txt", "{:07d}.jpg"), ("captions.txt", "a man number {} making a fist")):
+                (root / name).write_text("".join(f"{line.format(i)}\n" for i in range(size)))
+            return read_lists(root / "images", root / "names.txt", root / "captions.txt")
+
+        report("write, read and join lists", [args.num_lines // 10, args.num_lines], lists)
+        report("cache of hands, written and read", [args.num_files // 10, args.num_files],
+               lambda size: keep_hands(paths[:size], root / f"cache{size}"))
+        report("look for hands", [args.num_opened // 10, args.num_opened], lambda size: detect_folder(paths[:size]))
+        report("synthetic features", [args.num_opened // 10, args.num_opened], lambda size: extract(paths[:size]))
+    most = max(memory for *_, memory in rows)
+    print(f"\nmost memory on top: {most / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    cli.run_main(main, parse_args())
