@@ -132,7 +132,8 @@ def test_a_hundred_kills(flags, whole, tmp_path):
 # A full disk
 
 
-def test_a_disk_that_is_full_at_any_write_costs_nothing_that_was_there(tmp_path, tiny_pipeline, monkeypatch):
+@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_disk_that_is_full_at_any_write_costs_nothing_that_was_there(stride, tmp_path, tiny_pipeline, monkeypatch):
     fsync, calls = os.fsync, []
     short = [*map(str, write_world(tmp_path, tiny_pipeline)[1]), "--batch_size", "3", "--embedding_steps", "2",
              "--finetune_steps", "3", "--checkpointing_steps", "2", "--num_validation_images", "1"]
@@ -155,7 +156,7 @@ def test_a_disk_that_is_full_at_any_write_costs_nothing_that_was_there(tmp_path,
     num_writes = len(calls)
     assert num_writes > 30
     named = set()
-    for number in range(1, num_writes + 1, 4):
+    for number in range(1, num_writes + 1, stride):
         folder = tmp_path / str(number) / "call"
         fail_at(number)
         with pytest.raises(OSError) as full:
