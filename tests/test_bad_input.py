@@ -5,7 +5,9 @@ and leaves what was there as it was.
 """
 
 import ast
+import contextlib
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -168,6 +170,31 @@ def test_folders_that_are_none_or_empty(script, flag, others, what, odd, tmp_pat
         path.mkdir()
     args = [flag, path, *(part for other in others for part in (other, odd))]
     refused(script, args, capsys, 1 if what == "empty" else 2, str(path))
+
+
+@contextlib.contextmanager
+def without_rights():
+    """A root user is one without rights inside; for others nothing changes."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize(("script", "flag", "others"), FOLDERS, ids=lambda value: getattr(value, "__name__", None))
+def test_folders_that_may_not_be_read(script, flag, others, odd, tmp_path, capsys):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0)
+    args = [flag, folder, *(part for other in others for part in (other, odd))]
+    with without_rights():
+        status, errors = run(script, args, capsys)
+    folder.chmod(0o700)
+    assert status in (1, 2) and len(errors) == 1 and "Permission denied" in errors[0], errors
 
 
 # Lists, names, numbers
