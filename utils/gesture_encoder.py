@@ -123,10 +123,10 @@ def encode_gesture(paths, kind="canonical", gesture=None, num_workers=None, anno
 def save_feature(path, feature, kind, gesture, counts):
     """Write (63,) as a plain float32 .npy, and kind, gesture (its name) and counts as .json beside it."""
     path = Path(path)
-    with atomic_path(path) as temporary:
+    write_json(path.with_suffix(".json"), {"kind": kind, "gesture": gesture, **counts})
+    with atomic_path(path) as temporary:  # last: a run that finds it does not measure again
         with open(temporary, "wb") as file:  # a file, as np.save would add .npy to a name
             np.save(file, np.asarray(feature, dtype=np.float32).reshape(FEATURE_SIZE), allow_pickle=False)
-    write_json(path.with_suffix(".json"), {"kind": kind, "gesture": gesture, **counts})
 
 
 def load_feature(path):
