@@ -225,6 +225,24 @@ def test_an_error_in_a_thread_is_raised_and_the_rest_is_left():
     assert len(done) < 20
 
 
+def test_after_an_error_no_item_is_begun_however_slow_the_caller_is():
+    begun, has_failed = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 1:
+            has_failed.set()
+            raise UserError("stop here")
+
+    results = map_in_threads(work, range(1000), 1)
+    next(results)
+    assert has_failed.wait(20)
+    time.sleep(0.1)
+    assert begun == [0, 1]
+    with pytest.raises(UserError, match="stop here"):
+        next(results)
+
+
 @pytest.mark.parametrize(("enriched", "problem"), [
     ([GOOD], "1 lines for 2"), ([GOOD, CAPTION], "line 2"), ([GOOD, f"{GOOD} {PHRASE}"], "line 2"),
     ([GOOD, f"a\u2028{GOOD}"], "line 2"), ([GOOD.upper(), GOOD], "line 1")])

@@ -206,6 +206,7 @@ def map_in_threads(function, items, num_threads):
             except queue.Empty:
                 return
             except BaseException as error:  # handed over, whatever it is
+                stop.set()  # here already: the caller may be slow to, and no further item is to be asked for
                 done.put((None, error))
 
     for _ in range(min(num_threads, num_items)):
