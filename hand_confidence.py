@@ -84,8 +84,9 @@ def score_image(path, hands, gesture):
     `best` is the hand with the highest score, None if there is no hand; what it shows counts.
     """
     from utils.finger_states import matches_direction, matches_gesture
+    from utils.hands import best_hand
 
-    best = max(hands or [], key=lambda hand: hand.score, default=None)
+    best = best_hand(hands)
     shows_gesture = bool(best and gesture and matches_gesture(best, gesture))
     return {"path": path, "hands": hands, "best": best, "shows_gesture": shows_gesture,
             "points_right": shows_gesture and matches_direction(best, gesture),

@@ -41,7 +41,7 @@ def parse_args(argv=None):
     parser.add_argument("--guidance_scale", type=cli.nonnegative_float, default=3.0,
                         help="classifier-free guidance; 1 is none")
     parser.add_argument("--scheduler", choices=("ddim", "dpmsolver++", "unipc"), default="ddim",
-                        help="sampler; without added noise each (eta 0)")
+                        help="sampler; each is deterministic (eta 0)")
     parser.add_argument("--resolution", type=cli.positive_int,
                         help="side length in pixels (default: what the model was trained at)")
     parser.add_argument("--mixed_precision", choices=tuple(WEIGHT_DTYPES), default="no",

@@ -27,8 +27,7 @@ def parse_args(argv=None):
     parser.add_argument("--image_folder", type=cli.path_name, help="images to take instead of rendered ones")
     parser.add_argument("--num_workers", type=cli.positive_int, help="processes of the pool (default: one per core)")
     parser.add_argument("--rounds", type=cli.positive_int, default=3, help="how often to measure both")
-    parser.add_argument("--seed", type=cli.nonnegative_int, default=0, help="start of every random draw")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    cli.add_common_flags(parser, device=False)
     args = parser.parse_args(argv)
     if args.image_folder:
         cli.require_dir(parser, args.image_folder, "--image_folder", "give an existing folder with images")
@@ -94,8 +93,9 @@ def measure_round(paths, num_workers, chunk_size):
 def main(args):
     import itertools
 
-    from utils.hands import CHUNK_SIZE, count_cores
+    from utils.hands import CHUNK_SIZE
     from utils.images import list_images
+    from utils.process_pool import count_cores
 
     num_workers = args.num_workers or count_cores()
     if args.num_images < 4 * num_workers * CHUNK_SIZE:

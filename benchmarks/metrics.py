@@ -30,8 +30,7 @@ def parse_args(argv=None):
     parser.add_argument("--num_features", type=cli.positive_int, default=2048, help="width of the features")
     parser.add_argument("--repeats", type=cli.positive_int, default=3, help="rounds; of --bias: pairs of samples")
     parser.add_argument("--bias", action="store_true", help="simulate the bias instead of timing")
-    parser.add_argument("--seed", type=cli.nonnegative_int, default=0, help="start of every random draw")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    cli.add_common_flags(parser, device=False)
     args = parser.parse_args(argv)
     if args.num_images < 4:
         parser.error(f"--num_images {args.num_images}: give 4 or more")

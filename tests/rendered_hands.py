@@ -1,7 +1,6 @@
 """Rendered hands and posed skeletons for tests: pictures for a real detector, and the truth about them."""
 
 import functools
-import os
 import zlib
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 from utils.finger_states import matches_gesture
 from utils.gestures import GESTURES
 from utils.hands import Hand, detect_hands
-from utils.process_pool import map_in_processes
+from utils.process_pool import count_cores, map_in_processes
 from utils.synthetic.hand import POSES, pose_hand
 from utils.synthetic.scene import render_scene
 
@@ -29,7 +28,7 @@ def find_hands(gesture, count):
 @functools.cache
 def find_all_hands(count):
     """Name of each gesture with a pose → its `find_hands`, computed once per run in a pool of processes."""
-    with map_in_processes(functools.partial(find_hands, count=count), POSES, os.cpu_count()) as found:
+    with map_in_processes(functools.partial(find_hands, count=count), POSES, count_cores()) as found:
         return dict(zip(POSES, found, strict=True))
 
 

@@ -109,11 +109,12 @@ def device_name(text):
     return text
 
 
-def add_common_flags(parser):
-    """--seed, --device and --debug, which every script has."""
+def add_common_flags(parser, device=True):
+    """--seed, --device and --debug, which every script has; without `device` those that run no network."""
     parser.add_argument("--seed", type=nonnegative_int, default=0, help="start of every random draw")
-    parser.add_argument("--device", type=device_name, default="auto",
-                        help="auto, cpu, cuda, cuda:N, mps or xpu; auto takes an accelerator if there is one")
+    if device:
+        parser.add_argument("--device", type=device_name, default="auto",
+                            help="auto, cpu, cuda, cuda:N, mps or xpu; auto is CUDA where there is one, else the CPU")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 

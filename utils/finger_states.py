@@ -55,12 +55,6 @@ def thumb_lean(points):
     return float(np.degrees(np.arctan2(across, along)))
 
 
-def tip_distance(points, finger, other):
-    """Distance of the tips of two fingers (0 thumb … 4 little) in palm lengths."""
-    gap = points[4 * finger + 4] - points[4 * other + 4]
-    return float(np.linalg.norm(gap) / np.linalg.norm(points[MIDDLE_KNUCKLE] - points[WRIST]))
-
-
 def touches_thumb(points):
     """Whether the tip of a bent index … little finger is at the tip of the thumb: (4,) bool."""
     gaps = points[INDEX_KNUCKLE + 3 :: 4] - points[THUMB_TIP]

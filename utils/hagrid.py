@@ -14,7 +14,6 @@ show the same people. The same seed gives the same images, whatever the order of
 import collections
 import contextlib
 import functools
-import os
 import random
 import shutil
 import sys
@@ -24,7 +23,7 @@ from utils import cli
 from utils.annotations import gesturing_boxes, gesturing_first, read_gesture
 from utils.gestures import GESTURES
 from utils.person_split import split_images
-from utils.process_pool import map_in_processes
+from utils.process_pool import count_cores, map_in_processes
 
 SPLITS = ("train", "test")
 SETTINGS = ("hagrid_dir", "annotations_dir", "num_train", "num_test", "resolution", "link", "seed")
@@ -46,11 +45,10 @@ def parse_args(argv=None):
     parser.add_argument("--link", action="store_true",
                         help="symbolic links instead of copies: no space, but they break when the download moves")
     parser.add_argument("--data_dir", type=cli.path_name, default=Path("data"), help="folder of all data sets")
-    parser.add_argument("--num_workers", type=cli.positive_int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--num_workers", type=cli.positive_int, default=count_cores(), help="processes")
     parser.add_argument("--overwrite", action="store_true",
                         help="select again, in place of both sets that are there and of all in their folders")
-    parser.add_argument("--seed", type=cli.nonnegative_int, default=0, help="start of every random draw")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    cli.add_common_flags(parser, device=False)
     args = parser.parse_args(argv)
     if args.gesture is not None:
         cli.require_gesture(parser, args.gesture)

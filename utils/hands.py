@@ -20,7 +20,7 @@ from tqdm import tqdm
 from utils import images
 from utils.cli import UserError, warn
 from utils.folder_cache import Block, FolderCache, cached_blocks
-from utils.process_pool import map_in_processes
+from utils.process_pool import count_cores, map_in_processes
 
 # Pairs of landmarks joined by a bone: four per finger from the wrist on, then across the knuckles.
 BONES = [(0 if j == 4 * f + 1 else j - 1, j) for f in range(5) for j in range(4 * f + 1, 4 * f + 5)]
@@ -116,11 +116,6 @@ def _explain_death(path):
     return f"{path}: ends the process that opens it; replace or remove the file"
 
 
-def count_cores():
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def choose_num_workers(num_images):
     """One process per core, but no more than have enough images to be worth their start."""
     return max(1, min(count_cores(), num_images // IMAGES_PER_WORKER))
@@ -211,6 +206,11 @@ def _square_around(image, hand, enlarge):
     x0, y0, x1, y1 = _pixel_box(image, [hand])
     side = max(1, round(enlarge * max(x1 - x0, y1 - y0)))
     return round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2), side
+
+
+def best_hand(hands):
+    """The Hand with the highest score, which is what an image is judged by; None if there is none."""
+    return max(hands or (), key=lambda hand: hand.score, default=None)
 
 
 def crop_hand(image, hand, enlarge=1.25):

@@ -1,8 +1,9 @@
 """Work done ahead in threads, a bounded number of items at a time: images decode while a model computes."""
 
-import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+
+from utils.process_pool import count_cores
 
 
 def map_ahead(function, items, ahead, num_threads=None):
@@ -12,7 +13,7 @@ def map_ahead(function, items, ahead, num_threads=None):
     What `function` raises is raised here.
     """
     pending = deque()
-    pool = ThreadPoolExecutor(num_threads or os.cpu_count())
+    pool = ThreadPoolExecutor(num_threads or count_cores())
     try:
         for item in items:
             pending.append(pool.submit(function, item))

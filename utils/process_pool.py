@@ -19,6 +19,11 @@ CHUNKS_AHEAD = 4  # per process: done or under way, but not yet asked for
 DEATHS_IN_A_ROW = 5  # so many of them are no matter of single items
 
 
+def count_cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS has none
+
+
 def _exit_with_parent():
     multiprocessing.parent_process().join()
     os._exit(1)

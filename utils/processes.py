@@ -9,6 +9,7 @@ import os
 import sys
 
 from utils.cli import UserError, describe_error
+from utils.process_pool import count_cores
 
 TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the first process draws samples or writes checkpoints
 
@@ -31,7 +32,7 @@ def own_workers(num_workers):
     """The value of --num_workers; without one, None for a single process, else this one's share of the cores."""
     if num_workers is not None or count() == 1:
         return num_workers
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, count_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def join(device):

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import os
 import zipfile
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils import cli
-from utils.process_pool import map_in_processes
+from utils.process_pool import count_cores, map_in_processes
 from utils.synthetic.hand import FINGERS, MALFORMATIONS, POSES
 from utils.synthetic.raymarch import HandShape, trace
 from utils.synthetic.render import CHUNK, render_chunk
@@ -124,7 +123,7 @@ def render_all(work_dir, hands_per_gesture, malformed, seed):
     if jobs:
         chunks = [job for pose in jobs.values() for job in pose]
         progress = tqdm(total=sum(counts[pose] for pose in jobs), desc="rendering", unit="hand")
-        with map_in_processes(render_hands, chunks, min(os.cpu_count(), len(chunks))) as computed, progress:
+        with map_in_processes(render_hands, chunks, min(count_cores(), len(chunks))) as computed, progress:
             for pose in jobs:
                 parts = []
                 for part in itertools.islice(computed, len(jobs[pose])):

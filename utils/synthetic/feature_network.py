@@ -8,10 +8,10 @@ sleeve, and how blurred, noisy and compressed a picture is, from whole pictures 
 model.safetensors (fp16) and training.json (settings, losses, figures on held-out hands) to --output_dir.
 """
 
-import os
 from pathlib import Path
 
 from utils import cli
+from utils.process_pool import count_cores
 
 SHIPPED = Path(__file__).parent / "feature-network"
 NOT_RECORDED = ("debug", "work_dir", "output_dir", "num_threads")  # in training.json
@@ -36,7 +36,7 @@ def parse_args(argv=None):
     parser.add_argument("--steps", type=cli.positive_int, default=3000, help="updates")
     parser.add_argument("--batch_size", type=cli.positive_int, default=64, help="pictures per update")
     parser.add_argument("--learning_rate", type=cli.positive_float, default=2e-3, help="peak rate of AdamW")
-    parser.add_argument("--num_threads", type=cli.positive_int, default=os.cpu_count(), help="threads of torch")
+    parser.add_argument("--num_threads", type=cli.positive_int, default=count_cores(), help="threads of torch")
     parser.add_argument(
         "--mixed_precision",
         choices=("no", "bf16"),

@@ -8,10 +8,10 @@ share. A metric sees anatomy if it moves one way with the share, and by more tha
 results.json, table.md and metric_check.png, one column of plots per gesture.
 """
 
-import os
 from pathlib import Path
 
 from utils import cli
+from utils.process_pool import count_cores
 from utils.synthetic.hand import POSES
 
 SHARES = (0.0, 0.1, 0.25, 0.5, 1.0)
@@ -29,7 +29,7 @@ def parse_args(argv=None):
     parser.add_argument("--num_sets", type=cli.positive_int, default=4, help="disjoint sets of every share")
     parser.add_argument("--resolution", type=cli.positive_int, default=128, help="side of the images, pixels")
     parser.add_argument("--batch_size", type=cli.positive_int, default=64, help="pictures in a batch of the network")
-    parser.add_argument("--num_workers", type=cli.positive_int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--num_workers", type=cli.positive_int, default=count_cores(), help="processes")
     parser.add_argument("--output_dir", type=cli.path_name, default=Path("outputs/metric_check"),
                         help="folder to write")
     cli.add_common_flags(parser)
@@ -92,6 +92,7 @@ def measure_set(reference, items, gesture):
 
     from utils.finger_states import matches_gesture
     from utils.gestures import get_gesture
+    from utils.hands import best_hand
     from utils.metrics import frechet_distance, kernel_distance
 
     def rows(chosen, kind):
@@ -110,7 +111,7 @@ def measure_set(reference, items, gesture):
     values["HAND-CONF"] = float(np.mean(sum(scores, [])))
     values["HAND-CONF, no hand = 0"] = float(np.mean([max(found, default=0.0) for found in scores]))
     values["detection rate"] = float(np.mean([bool(found) for found in hands]))
-    values["gesture match rate"] = float(np.mean([any(matches_gesture(hand, row) for hand in found)
+    values["gesture match rate"] = float(np.mean([matches_gesture(best_hand(found), row)
                                                   for found in hands if found]))
     return values
 

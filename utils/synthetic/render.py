@@ -7,12 +7,11 @@ see it; enrich_captions.py --captioner synthetic adds the phrase of the gesture)
 fields, and the anatomy). The same flags give the same bytes, whatever the number of processes.
 """
 
-import os
 import shutil
 from pathlib import Path
 
 from utils import cli
-from utils.process_pool import map_in_processes
+from utils.process_pool import count_cores, map_in_processes
 from utils.synthetic.hand import MALFORMATIONS, POSES
 
 SPLITS = ("train", "test")
@@ -32,10 +31,9 @@ def parse_args(argv=None):
         help="share of hands with a missing, extra, fused or wrongly bent finger, 0 to 1",
     )
     parser.add_argument("--data_dir", type=cli.path_name, default=Path("data"), help="folder of all data sets")
-    parser.add_argument("--num_workers", type=cli.positive_int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--num_workers", type=cli.positive_int, default=count_cores(), help="processes")
     parser.add_argument("--overwrite", action="store_true", help="render again, in place of what is there")
-    parser.add_argument("--seed", type=cli.nonnegative_int, default=0, help="start of every random draw")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    cli.add_common_flags(parser, device=False)
     args = parser.parse_args(argv)
     if args.resolution < 16:
         parser.error(f"--resolution {args.resolution} is too small to show a hand; use at least 16")
@@ -79,7 +77,7 @@ def render_scenes(gesture, count, resolution, seed, stream=(), malformed=0.0, nu
     from tqdm import tqdm
 
     jobs = [(gesture, resolution, malformed, seed, stream, i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
-    with map_in_processes(render_chunk, jobs, min(num_workers or os.cpu_count(), len(jobs))) as computed:
+    with map_in_processes(render_chunk, jobs, min(num_workers or count_cores(), len(jobs))) as computed:
         with tqdm(total=count, desc=desc, unit="image") as progress:
             for scenes in computed:
                 progress.update(len(scenes))

@@ -9,11 +9,11 @@ with fp16 weights, training.json (settings, losses) and samples.png.
 """
 
 import json
-import os
 import time
 from pathlib import Path
 
 from utils import cli
+from utils.process_pool import count_cores
 
 STAGES = ("images", "vae", "decoder", "diffusion")
 NOT_RECORDED = ("stage", "debug", "work_dir", "output_dir")  # in training.json
@@ -50,15 +50,14 @@ def parse_args(argv=None):
     parser.add_argument("--diffusion_steps", type=cli.positive_int, default=5000, help="updates of the U-Net")
     parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="latents per update of the U-Net")
     parser.add_argument("--learning_rate", type=cli.positive_float, default=5e-4, help="peak rate of the U-Net")
-    parser.add_argument("--num_threads", type=cli.positive_int, default=os.cpu_count(), help="threads of torch")
+    parser.add_argument("--num_threads", type=cli.positive_int, default=count_cores(), help="threads of torch")
     parser.add_argument(
         "--mixed_precision",
         choices=("no", "bf16"),
         default="no",
         help="bf16 pays on processors that multiply it in hardware (AMX)",
     )
-    parser.add_argument("--seed", type=cli.nonnegative_int, default=0, help="start of every random draw")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    cli.add_common_flags(parser, device=False)
     return parser.parse_args(argv)
 
 
