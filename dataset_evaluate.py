@@ -205,10 +205,13 @@ def save_grid(path, paths, captions, similarities):
 
 
 def main(args):
+    from utils.hands import require_mediapipe
     from utils.hub import fetch_transformers_folder
 
     # Check the lists and load the model
     paths, captions = read_pairs(args)
+    if not args.no_hands:
+        require_mediapipe("install requirements.txt, or add --no_hands")
     folder = fetch_transformers_folder(args.model, "clip")
     from utils.image_text_models import load_clip
 

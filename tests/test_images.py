@@ -196,6 +196,13 @@ def test_a_folder_without_images_is_a_user_error(tmp_path):
                            (tmp_path / "notes.txt", "Not a directory")):
         with pytest.raises(UserError, match=reason) as caught:
             images.list_images(folder)
+
+
+def test_a_folder_of_folders_is_told_by_their_names(tmp_path):
+    for name in ("call", ".hidden", "fist"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"it holds the folders call, fist$"):
+        images.list_images(tmp_path)
         assert str(folder) in str(caught.value)
 
 

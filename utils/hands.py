@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import importlib.util
 import math
 import os
 import sys
@@ -64,6 +65,12 @@ def _quiet_native_code():
         os.dup2(saved, 2)
         os.close(saved)
         os.close(nowhere)
+
+
+def require_mediapipe(remedy="install requirements.txt, or run this step on another machine"):
+    """UserError where mediapipe is not installed: to be asked before work that would be lost without it."""
+    if importlib.util.find_spec("mediapipe") is None:
+        raise UserError(f"hand detection needs mediapipe, which is not installed here; {remedy}")
 
 
 @functools.lru_cache(maxsize=2)

@@ -41,7 +41,9 @@ def list_images(folder):
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}; a folder with images is expected") from error
     if not names:
-        raise UserError(f"{folder}: no images in this folder (looked for {' '.join(IMAGE_SUFFIXES)})")
+        folders = sorted(e.name for e in visible if e.is_dir())
+        there = f"; it holds the folders {', '.join(folders[:5])}{' …' if folders[5:] else ''}" if folders else ""
+        raise UserError(f"{folder}: no images in this folder (looked for {' '.join(IMAGE_SUFFIXES)}){there}")
     if len(visible) > len(names):
         other = min({e.name for e in visible} - set(names))
         warn(f"{folder}: {len(visible) - len(names)} files or folders in it are no images by their names and are "
