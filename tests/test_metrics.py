@@ -300,6 +300,52 @@ def test_rows_of_one_group_are_resampled_together():
     assert kernel_distance_interval(x, y, 50, groups=(own + 7, None)) == kernel_distance_interval(x, y, 50)
     with pytest.raises(ValueError, match="3 group labels for 40 rows"):
         kernel_distance_interval(x, y, groups=(own[:3], None))
+    with pytest.raises(ValueError, match="all rows are of one image"):
+        kernel_distance(x, y, groups=(own, 0 * own))
+    with pytest.raises(ValueError, match="biased distance .* no groups"):
+        kernel_distance(x, y, unbiased=False, groups=(own, own))
+
+
+def test_hands_of_one_image_add_nothing_to_the_distance():
+    """Pairs of alike rows, as two hands of one image: the estimate stays unbiased, the interval on it."""
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(20), 2)
+
+    def draw_pairs():
+        return (np.repeat(rng.standard_normal((20, 4)), 2, axis=0) + 0.3 * rng.standard_normal((40, 4))) / 1.044
+
+    grouped, apart, covered = [], [], 0
+    for seed in range(300):
+        x, y = draw_pairs(), draw_pairs()
+        comparison = KernelComparison(x, y, (labels, labels))
+        grouped.append(comparison.distance())
+        apart.append(kernel_distance(x, y))
+        low, high = comparison.interval(100, seed)
+        covered += low <= 0 <= high
+    error = np.std(grouped) / np.sqrt(len(grouped))
+    assert abs(np.mean(grouped)) < 3 * error < np.mean(apart)
+    assert covered >= 0.93 * len(grouped)
+    low, high = comparison.interval(4000, 0, level=0.02)
+    assert low - 0.1 < comparison.distance() < high + 0.1
+
+
+def test_grouped_distances_are_their_definition_kept_or_block_by_block(monkeypatch):
+    x, y, labels = draw(12, 3, 1), draw(10, 3, 2), (np.arange(12) % 5, np.arange(10) % 4)
+
+    def mean_kernel(a, b, apart):
+        return (((a @ b.T) / 3 + 1) ** 3)[apart].mean()
+
+    expected = (mean_kernel(x, x, labels[0][:, None] != labels[0]) + mean_kernel(y, y, labels[1][:, None] != labels[1])
+                - 2 * mean_kernel(x, y, np.ones((12, 10), bool)))
+    assert kernel_distance(x, y, groups=labels) == pytest.approx(expected, rel=1e-12)
+    kept = KernelComparison(x, y, labels)
+    subsets, interval = kept.subsets(20, 3), kept.interval(50)
+    assert kept.subsets(20, 4) == kernel_distance_subsets(x, y, 20, 4, groups=labels)
+    monkeypatch.setattr(metrics, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(metrics, "KEPT_ROWS", 0)
+    blocks = KernelComparison(x, y, labels)
+    assert blocks.distance() == pytest.approx(expected, rel=1e-12)
+    assert blocks.subsets(20, 3) == pytest.approx(subsets, rel=1e-9)
+    assert blocks.interval(50) == pytest.approx(interval, rel=1e-9)
 
 
 def test_two_images_are_enough_for_a_number_and_an_interval():

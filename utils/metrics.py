@@ -75,31 +75,44 @@ class KernelComparison:
 
     Each estimate is a quadratic form in the kernel values, its weights being how often an image is drawn: once, in
     or out of a subset, or as often as a bootstrap took it. Many of them cost one matrix product. Up to KEPT_ROWS
-    images a side, the kernel values are computed once and kept; beyond, they are computed block by block each time.
+    rows a side, the kernel values are computed once and kept; beyond, they are computed block by block each time.
+
+    `groups`: for x and y a label per row, or None where every row is an image of its own. Rows of one label, as two
+    hands of one image, are alike: they are no pair, and are drawn together.
     """
 
-    def __init__(self, x, y):
+    def __init__(self, x, y, groups=(None, None)):
         self.x, self.y = as_feature_pair(x, y)
+        self.has_groups = any(labels is not None for labels in groups)
+        self.groups = {name: group_numbers(labels, len(rows))
+                       for name, labels, rows in zip("xy", groups, (self.x, self.y), strict=True)}
         self.kept = list(self.compute_blocks()) if max(len(self.x), len(self.y)) <= KEPT_ROWS else None
 
     def compute_blocks(self):
-        """Yields (pair, rows, columns, kernel values) for pairs xx, yy, xy; of xx and yy the upper half, diagonal 0."""
+        """Yields (pair, rows, columns, kernel values) for pairs xx, yy, xy.
+
+        Of xx and yy only the upper half, and 0 for a row with itself or another one of its group.
+        """
         for pair in ("xx", "yy", "xy"):
             left, right = (getattr(self, name) for name in pair)
             for i in range(0, len(left), BLOCK_ROWS):
                 for j in range(0 if pair == "xy" else i, len(right), BLOCK_ROWS):
                     rows, columns = slice(i, i + BLOCK_ROWS), slice(j, j + BLOCK_ROWS)
                     block = polynomial_kernel(left[rows], right[columns])
-                    if pair != "xy" and i == j:
-                        block.fill_diagonal_(0)
+                    if pair != "xy" and (i == j or self.has_groups):
+                        numbers = self.groups[pair[0]]
+                        block[numbers[rows, None] == numbers[columns]] = 0
                     yield pair, rows, columns, block
 
     def estimate(self, weights_x, weights_y, unbiased):
         """Squared MMD, (k,), of k weightings of the images: (k, n) and (k, m), fp64.
 
         Unbiased: an image makes no pair with itself nor with a second draw of itself, and the sums are divided by
-        the weight of the pairs that are left, so that a constant added to the kernel changes nothing.
+        the weight of the pairs that are left, so that a constant added to the kernel changes nothing. Biased, all
+        pairs count: ValueError if there are groups.
         """
+        if self.has_groups and not unbiased:
+            raise ValueError("the biased distance counts every pair of rows; it knows no groups")
         sums = {"xx": 0, "yy": 0, "xy": 0}
         weights = {"x": weights_x, "y": weights_y}
         for pair, rows, columns, block in self.kept or self.compute_blocks():
@@ -108,12 +121,14 @@ class KernelComparison:
             sums[pair] = sums[pair] + twice * ((left[:, rows] @ block) * right[:, columns]).sum(1)
         within = 0
         for pair, features in (("xx", self.x), ("yy", self.y)):
-            drawn, squares = weights[pair[0]], weights[pair[0]].square()
+            drawn = weights[pair[0]]
             if unbiased:
-                within = within + sums[pair] / (drawn.sum(1).square() - squares.sum(1))
+                numbers = self.groups[pair[0]]
+                of_group = drawn.new_zeros(len(drawn), numbers.max() + 1).index_add_(1, numbers, drawn)
+                within = within + sums[pair] / (drawn.sum(1).square() - of_group.square().sum(1))
             else:
                 diagonal = (features.square().mean(1) + 1) ** 3
-                within = within + (sums[pair] + squares @ diagonal) / drawn.sum(1).square()
+                within = within + (sums[pair] + drawn.square() @ diagonal) / drawn.sum(1).square()
         return within - 2 * sums["xy"] / (weights_x.sum(1) * weights_y.sum(1))
 
     def distance(self, unbiased=True):
@@ -121,29 +136,37 @@ class KernelComparison:
         everything = [torch.ones(1, len(sample), dtype=torch.float64) for sample in (self.x, self.y)]
         return float(self.estimate(*everything, unbiased))
 
+    def part(self, rows_x, rows_y):
+        """The comparison of these rows (index tensors) only."""
+        groups = (self.groups["x"][rows_x], self.groups["y"][rows_y]) if self.has_groups else (None, None)
+        return KernelComparison(self.x[rows_x], self.y[rows_y], groups)
+
+    def count_images(self):
+        """(images of x, images of y): groups, or rows where there are none."""
+        return tuple(int(numbers.max()) + 1 for numbers in self.groups.values())
+
     def subsets(self, num_subsets=100, subset_size=None, seed=0, unbiased=True):
         """As kernel_distance_subsets."""
-        smaller = min(len(self.x), len(self.y))
-        subset_size = smaller // 2 if subset_size is None else subset_size
-        if num_subsets < 1 or not 2 <= subset_size <= smaller:
+        num_x, num_y = self.count_images()
+        subset_size = min(num_x, num_y) // 2 if subset_size is None else subset_size
+        if num_subsets < 1 or not 2 <= subset_size <= min(num_x, num_y):
             raise ValueError(f"{num_subsets} subsets of {subset_size} cannot be drawn from samples of "
-                             f"{len(self.x)} and {len(self.y)} images")
+                             f"{num_x} and {num_y} images")
         rng = np.random.default_rng(seed)
-        drawn_x, drawn_y = (np.stack([rng.permutation(len(sample))[:subset_size] for _ in range(num_subsets)])
-                            for sample in (self.x, self.y))
+        weights = [count_draws(np.stack([rng.permutation(num)[:subset_size] for _ in range(num_subsets)]), num)
+                   [:, self.groups[name]] for name, num in (("x", num_x), ("y", num_y))]
         if self.kept:
-            values = self.estimate(count_draws(drawn_x, len(self.x)), count_draws(drawn_y, len(self.y)), unbiased)
+            values = self.estimate(*weights, unbiased)
         else:  # small matrices of their own are cheaper than all blocks
-            values = torch.tensor([KernelComparison(self.x[i], self.y[j]).distance(unbiased)
-                                   for i, j in zip(drawn_x, drawn_y, strict=True)], dtype=torch.float64)
+            values = torch.tensor([self.part(*(torch.nonzero(drawn).flatten() for drawn in both)).distance(unbiased)
+                                   for both in zip(*weights, strict=True)], dtype=torch.float64)
         return float(values.mean()), float(values.std(correction=0))
 
-    def interval(self, num_resamples=1000, seed=0, level=0.95, groups=(None, None)):
+    def interval(self, num_resamples=1000, seed=0, level=0.95):
         """As kernel_distance_interval."""
         check_resampling(num_resamples, level)
         rng = np.random.default_rng(seed)
-        weights = [resample_groups(rng, group_numbers(group, len(sample)), num_resamples)
-                   for sample, group in zip((self.x, self.y), groups, strict=True)]
+        weights = [resample_groups(rng, numbers, num_resamples) for numbers in self.groups.values()]
         # Of two or three images a resample may hold one only, and no pair: NaN
         return percentile_interval(self.estimate(*weights, unbiased=True).numpy(), level)
 
@@ -156,52 +179,58 @@ def count_draws(drawn, n):
 
 
 def group_numbers(groups, n):
-    """The group of each of n rows as a number from 0 without gaps, (n,); without `groups` every row is its own."""
+    """The group of each of n rows as a number from 0 without gaps, (n,) int64; without `groups` every row is its own.
+
+    ValueError for another number of labels, and for a single group, in which there is no pair.
+    """
     if groups is None:
-        return np.arange(n)
+        return torch.arange(n)
     if len(groups) != n:
         raise ValueError(f"{len(groups)} group labels for {n} rows")
-    return np.unique(groups, return_inverse=True)[1]
+    numbers = torch.from_numpy(np.unique(groups, return_inverse=True)[1])
+    if not numbers.max():
+        raise ValueError("all rows are of one image; a distance needs at least two images")
+    return numbers
 
 
 def resample_groups(rng, groups, num_resamples):
     """Bootstrap weights (num_resamples, rows), fp64: whole groups are drawn, so that their rows share one weight."""
-    n = groups.max() + 1
+    n = int(groups.max()) + 1
     return count_draws(rng.integers(n, size=(num_resamples, n)), n)[:, groups]
 
 
-def kernel_distance(x, y, unbiased=True):
-    """Squared maximum mean discrepancy under the polynomial kernel, from all images (Gretton et al. 2012).
+def kernel_distance(x, y, unbiased=True, groups=(None, None)):
+    """Squared maximum mean discrepancy under the polynomial kernel, from all rows (Gretton et al. 2012).
 
     Unbiased, its mean over samples is the true distance whatever their size, so it falls below 0 half the time when
     there is no difference. Biased, pairs of an image with itself count too, and it is never below 0 but for rounding.
+    `groups`: for x and y a label per row, or None. Rows of one label, as two hands of one image, are alike; as pairs
+    they would add to the distance, so they are none (unbiased only).
     """
-    return KernelComparison(x, y).distance(unbiased)
+    return KernelComparison(x, y, groups).distance(unbiased)
 
 
-def kernel_distance_subsets(x, y, num_subsets=100, subset_size=None, seed=0, unbiased=True):
+def kernel_distance_subsets(x, y, num_subsets=100, subset_size=None, seed=0, unbiased=True, groups=(None, None)):
     """(mean, standard deviation) of the kernel distance over seeded random subsets of both samples.
 
-    `subset_size` is by default half of the smaller sample. Subsets overlap, so their spread is not a standard error:
+    `subset_size` counts images, of which all rows are taken: by default half of those of the smaller sample. Subsets overlap, so their spread is not a standard error:
     it shrinks to nothing as they approach the whole sample, and at half of it is only a rough guide. The published
     protocol is 100 subsets of min(n, 1000), biased. ValueError if a subset is larger than a sample or below 2.
     """
-    return KernelComparison(x, y).subsets(num_subsets, subset_size, seed, unbiased)
+    return KernelComparison(x, y, groups).subsets(num_subsets, subset_size, seed, unbiased)
 
 
 def kernel_distance_interval(x, y, num_resamples=1000, seed=0, level=0.95, groups=(None, None)):
     """(low, high) of the unbiased kernel distance by the percentile bootstrap; x and y are resampled separately.
 
-    `groups`: for x and y a label per row, or None. Rows of one label, as two hands of one image, are drawn together:
-    they are alike, and drawn apart they would make the interval too narrow.
-
-    Two draws of one image are no pair: counted as one they would add the kernel's diagonal to the xx and yy terms
-    and move the interval off the estimate. What is left is divided by its own weight, and the mean over resamples is
-    then the estimate itself. Where the distributions differ clearly the coverage is the nominal one. Where they are
+    `groups` as in kernel_distance: drawn apart, rows of one image would make the interval too narrow. Neither they nor
+    two draws of one row are a pair: counted as one they would add large kernel values to the xx and yy terms and move
+    the interval off the estimate. What is left is divided by its own weight, and where images have as many rows each,
+    the mean over resamples is then the estimate itself. Where the distributions differ clearly the coverage is the nominal one. Where they are
     nearly equal the U-statistic is degenerate; the bootstrap takes the noise of its projection for a signal, three
     times its variance comes out, and the interval is about 1.7 times too wide: it errs on the safe side.
     """
-    return KernelComparison(x, y).interval(num_resamples, seed, level, groups)
+    return KernelComparison(x, y, groups).interval(num_resamples, seed, level)
 
 
 # Metrics that accumulate
