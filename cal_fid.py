@@ -24,9 +24,12 @@ def parse_args(argv=None):
 def main(args):
     from utils.metrics import frechet_distance
 
+    def headline(real, fake):
+        return frechet_distance(real.features, fake.features)
+
     evaluation.compare_folders(args, evaluation.Distance(
-        "fid", "FID", HAND_CROPS, is_biased=True, headline=frechet_distance,
-        measure=lambda real, fake: {"": frechet_distance(real.features, fake.features)},
+        "fid", "FID", HAND_CROPS, is_biased=True, headline=headline,
+        measure=lambda real, fake: {"": headline(real, fake)},
         describe=lambda values: evaluation.format_number(values[""]),
     ))
 

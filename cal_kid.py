@@ -12,6 +12,7 @@ to --output.
 from utils import cli, evaluation
 
 HAND_CROPS = {"clean": "hand", "hand1000": "hand"}
+SUBSETS, RESAMPLES = 100, 1000
 PUBLISHED_SUBSETS, PUBLISHED_SUBSET_SIZE = 100, 1000
 LEAST_FOR_INTERVAL = 4  # resamples of two or three rows hold hardly anything but the same pair
 
@@ -19,12 +20,17 @@ LEAST_FOR_INTERVAL = 4  # resamples of two or three rows hold hardly anything bu
 def parse_args(argv=None):
     parser = cli.ArgumentParser(__doc__)
     evaluation.add_flags(parser)
-    parser.add_argument("--num_subsets", type=cli.positive_int, default=100,
-                        help="random subsets, of half the images each, whose spread is given (clean protocol)")
-    parser.add_argument("--num_resamples", type=cli.positive_int, default=1000,
-                        help="bootstrap samples behind the interval (clean protocol)")
+    parser.add_argument("--num_subsets", type=cli.positive_int,
+                        help=f"random subsets, of half the images each, whose spread is given (default: {SUBSETS})")
+    parser.add_argument("--num_resamples", type=cli.positive_int,
+                        help=f"bootstrap samples behind the interval (default: {RESAMPLES})")
     args = parser.parse_args(argv)
     evaluation.check_args(parser, args)
+    for name, default in (("num_subsets", SUBSETS), ("num_resamples", RESAMPLES)):
+        if args.protocol == "clean" and getattr(args, name) is None:
+            setattr(args, name, default)
+        elif args.protocol == "hand1000" and getattr(args, name) is not None:
+            parser.error(f"--{name}: --protocol hand1000 has no choice there; drop one of the two")
     return args
 
 
@@ -32,16 +38,15 @@ def measure_clean(real, fake, args):
     """Full-sample unbiased estimate, its bootstrap interval over images, and the spread over subsets."""
     from utils.metrics import KernelComparison
 
-    compared = KernelComparison(real.features, fake.features)
+    compared = KernelComparison(real.features, fake.features, (real.image_index, fake.image_index))
     values = {"": compared.distance()}
-    smaller = min(len(compared.x), len(compared.y))
+    smaller = min(compared.count_images())
     if smaller >= LEAST_FOR_INTERVAL:
-        values["_low"], values["_high"] = compared.interval(
-            args.num_resamples, args.seed, groups=(real.image_index, fake.image_index))
+        values["_low"], values["_high"] = compared.interval(args.num_resamples, args.seed)
     size = smaller // 2
     if size >= 2:
         _, values["_subset_std"] = compared.subsets(args.num_subsets, size, args.seed)
-        values["_subset_size"] = size
+        values["_subset_size"], values["_subset_unit"] = size, "images"
     return values
 
 
@@ -52,7 +57,7 @@ def measure_published(real, fake, args):
     compared = KernelComparison(real.features, fake.features)
     size = min(len(compared.x), len(compared.y), PUBLISHED_SUBSET_SIZE)
     mean, std = compared.subsets(PUBLISHED_SUBSETS, size, args.seed, unbiased=False)
-    return {"": mean, "_subset_std": std, "_subset_size": size}
+    return {"": mean, "_subset_std": std, "_subset_size": size, "_subset_unit": "rows"}
 
 
 def describe(values):
@@ -61,20 +66,24 @@ def describe(values):
         text += f" [{evaluation.format_number(values['_low'])}, {evaluation.format_number(values['_high'])}]"
     if "_subset_std" in values:
         spread = evaluation.format_number(values["_subset_std"])
-        text += f" ({spread} std over subsets of {values['_subset_size']})"
+        text += f" ({spread} std over subsets of {values['_subset_size']} {values['_subset_unit']})"
     return text
 
 
 def main(args):
     from utils.metrics import kernel_distance
 
-    is_clean = args.protocol == "clean"
-    measure = measure_clean if is_clean else measure_published
+    if args.protocol == "clean":
+        def headline(real, fake):
+            return kernel_distance(real.features, fake.features, groups=(real.image_index, fake.image_index))
+    else:
+        def headline(real, fake):
+            return measure_published(real, fake, args)[""]
+
+    measure = measure_clean if args.protocol == "clean" else measure_published
     evaluation.compare_folders(args, evaluation.Distance(
-        "kid", "KID", HAND_CROPS, is_biased=not is_clean,
-        headline=lambda real, fake: kernel_distance(real, fake, unbiased=is_clean),
-        measure=lambda real, fake: measure(real, fake, args),
-        describe=describe,
+        "kid", "KID", HAND_CROPS, is_biased=args.protocol != "clean", headline=headline,
+        measure=lambda real, fake: measure(real, fake, args), describe=describe,
     ))
 
 

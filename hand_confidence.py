@@ -64,8 +64,7 @@ def parse_args(argv=None):
 
     for folder in args.image_folder:
         cli.require_dir(parser, folder, "--image_folder", "give an existing folder with images")
-    if args.names and len(args.names) != len(args.image_folder):
-        parser.error(f"--names: {len(args.names)} for {len(args.image_folder)} folders; give one for each")
+    cli.require_names(parser, args.names, args.image_folder)
     if args.gesture and cli.require_gesture(parser, args.gesture).fingers is None:
         parser.error(f"--gesture {args.gesture}: how its fingers are held is not known; leave the flag out")
     for flag in ("output", "per_image", "grid"):
@@ -96,14 +95,16 @@ def score_image(path, hands, gesture):
 def measure_ratio(pairs, seed):
     """Sum of the numerators by the sum of the denominators of (n, 2) pairs, one per image, and its interval.
 
-    (value, low, high), None for each where all denominators are 0.
+    (value, low, high), None for each where all denominators are 0. No interval where nothing varied: a bootstrap of
+    equal values has no width, which says nothing of how sure they are.
     """
     from utils.bootstrap import ratio_interval
 
     numerators, denominators = zip(*pairs, strict=True) if pairs else ((), ())
     if not sum(denominators):
         return None, None, None
-    return sum(numerators) / sum(denominators), *ratio_interval(numerators, denominators, seed=seed)
+    low, high = ratio_interval(numerators, denominators, seed=seed)
+    return sum(numerators) / sum(denominators), *((low, high) if low < high else (None, None))
 
 
 def summarize_folder(scored, gesture, seed=0):
@@ -130,6 +131,8 @@ def summarize_folder(scored, gesture, seed=0):
 def format_metric(row, name):
     if row[name] is None:
         return "-"
+    if row[f"{name}_low"] is None:
+        return f"{row[name]:.4f}"
     return f"{row[name]:.4f} [{row[f'{name}_low']:.4f}, {row[f'{name}_high']:.4f}]"
 
 
@@ -150,7 +153,9 @@ def format_summary(rows):
         part = f"{row['name']}: HAND-CONF {confidence}, "
         part += f"hands in {row['detection_rate']:.1%} of {row['num_images']} images"
         if row.get("gesture_match_rate") is not None:
-            part += f", {row['gesture_match_rate']:.1%} of these show {row['gesture']}"
+            part += f", {row['gesture_match_rate']:.1%} of these hold their fingers as {row['gesture']}"
+        if row.get("direction_match_rate") is not None:
+            part += f", {row['direction_match_rate']:.1%} of those with the thumb in its direction"
         if row["num_skipped"]:
             part += f", {row['num_skipped']} skipped"
         parts.append(part)

@@ -52,8 +52,8 @@ def test_fid_of_landmarks_tells_gestures_apart_and_counts_everything(folders, tm
     assert 0 < 5 * call["fid_h"] < peace["fid_h"]
     counts = {"num_real": 8, "num_fake": 9, "num_skipped": 1, "num_skipped_fake": 1, "features": "landmarks", "seed": 0}
     assert counts.items() <= peace.items()
-    assert peace["num_fake_hands"] == round(9 * peace["detection_rate"]) <= 8
-    assert peace["fid_h_floor_n"] == [peace["num_real_hands"] // 2] * 2 == peace["fid_h_same_n_n"]
+    assert peace["fid_h_num_fake"] == round(9 * peace["detection_rate"]) <= 8
+    assert peace["fid_h_floor_n"] == peace["fid_h_num_real"] // 2 and peace["fid_h_floor_std"] > 0
     assert peace["fid_h_floor"] < peace["fid_h_same_n"]
     assert "fid" not in peace
     lines = result.stdout.splitlines()
@@ -112,32 +112,34 @@ def feature_set(rows, image_index):
     return FeatureSet(np.asarray(rows, dtype=np.float32), np.asarray(image_index), [])
 
 
-def test_floor_takes_whole_images_and_the_same_number_on_both_sides():
+def test_floor_compares_as_many_rows_of_different_images_everywhere():
     rng = np.random.default_rng(0)
     real = feature_set(rng.normal(size=(40, 3)), np.repeat(np.arange(20), 2))
-    fake = feature_set(rng.normal(3, 1, size=(6, 3)), np.arange(6))
+    fake = feature_set(rng.normal(3, 1, size=(9, 3)), [0, 1, 1, 2, 2, 3, 4, 5, 5])
     seen = []
 
     def distance(x, y):
         seen.append((x, y))
-        return frechet_distance(x, y)
+        return frechet_distance(x.features, y.features)
 
     floor = measure_floor(real, fake, 0, distance)
-    (first, second), (again, chosen) = seen
-    assert floor["floor_images"] == 6 and np.array_equal(first, again)
-    assert [len(first), len(second)] == floor["floor_n"] == [12, 12]
-    assert [len(first), len(chosen)] == floor["same_n_n"] == [12, 6]
-    assert not {tuple(row) for row in first} & {tuple(row) for row in second}
-    assert floor["same_n"] > floor["floor"]
+    assert (floor["floor_n"], floor["floor_splits"], len(seen)) == (6, 10, 20)
+    for (first, second), (again, chosen) in zip(seen[::2], seen[1::2], strict=True):
+        assert [len(part.images) for part in (first, second, chosen)] == [6, 6, 6]
+        assert [len(part.features) for part in (first, second, chosen)] == [6, 6, 6]
+        assert first is again and not {*first.images} & {*second.images}
+    values = [distance(*pair) for pair in seen[::2]]
+    assert floor["floor"] == pytest.approx(np.mean(values)) and floor["floor_std"] == pytest.approx(np.std(values))
+    assert floor["same_n"] > floor["floor"] and floor["same_n_std"] > 0
     assert measure_floor(real, fake, 0, distance) == floor != measure_floor(real, fake, 1, distance)
 
 
-def test_floor_of_the_unbiased_distance_is_zero_on_average():
+def test_floor_of_the_unbiased_distance_is_about_zero():
     rng = np.random.default_rng(0)
     real = feature_set(rng.normal(size=(200, 8)), np.arange(200))
-    floors = np.array([measure_floor(real, real, seed, kernel_distance)["floor"] for seed in range(40)])
-    # Splits of one sample push its halves apart or together; the sign still varies
-    assert (floors < 0).any() and (floors > 0).any()
+    other = feature_set(rng.normal(0.5, 1, size=(200, 8)), np.arange(200))
+    floor = measure_floor(real, other, 0, lambda x, y: kernel_distance(x.features, y.features))
+    assert abs(floor["floor"]) < 2 * floor["floor_std"] < floor["same_n"]
 
 
 @pytest.mark.parametrize("num_real", [1, 3])
@@ -171,7 +173,7 @@ def test_a_folder_without_hands_is_refused_by_name(folders, run_script, tmp_path
     result = run_script(["cal_fid.py", "--real_images", folders / "call", "--fake_images", folders / "walls",
                          "--features", "landmarks", "--output", tmp_path / "r.jsonl"])
     assert (result.returncode, result.stdout) == (1, "")
-    reason = f"{folders / 'walls'}: at least two hands are needed, it has 0"
+    reason = f"{folders / 'walls'}: at least two images with a hand are needed, it has 0"
     assert result.stderr.splitlines()[-1].startswith(f"error: {reason}")
     assert not (tmp_path / "r.jsonl").exists()
 
@@ -203,7 +205,7 @@ def test_a_row_is_named_by_its_folder_and_holds_what_the_numbers_depend_on(folde
     assert row["name"] == str(folders / "peace")
     assert (row["num_images"], row["num_subsets"], row["num_resamples"]) == (8, 7, 1000)
     assert row["detection"] == {"max_num_hands": 2, "min_confidence": 0.5}
-    is_unequal = row["num_real_hands"] != row["num_fake_hands"]
+    is_unequal = row["kid_h_num_real"] != row["kid_h_num_fake"]
     assert ("has no bias from that" in capsys.readouterr().err) == is_unequal
 
 
@@ -216,10 +218,34 @@ def test_two_rows_have_no_interval(folders, tmp_path):
     assert "kid_low" not in two and four["kid_low"] < four["kid_high"]
 
 
-def test_a_folder_without_hands_is_referred_to_the_full_region(folders):
-    with pytest.raises(UserError, match="use --region full"):
-        run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", folders / "walls", "--features",
-                           "synthetic"])
+def test_a_folder_without_hands_costs_its_hand_number_only(folders, tmp_path, capsys):
+    run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", folders / "walls", folders / "more_call",
+                       "--names", "walls", "call", "--features", "synthetic", "--output", tmp_path / "r.jsonl"])
+    walls, call = read_rows(tmp_path / "r.jsonl")
+    assert walls["fid"] > call["fid"] and walls["fid_h"] is None and call["fid_h"] > 0
+    output = capsys.readouterr()
+    assert "at least two images with a hand are needed, it has 0; no hand number" in output.err
+    assert "FID-H - (too few images with a hand); call: FID " in output.out.splitlines()[-1]
+
+
+def test_published_hands_are_boxes_for_fid_and_single_for_kid(folders, tmp_path):
+    """Pictures of two hands side by side: one box around both, and a crop of each."""
+    for number in range(4):
+        pair = Image.new("RGB", (256, 128))
+        for place in range(2):
+            with Image.open(folders / "call" / f"call_{2 * number + place}.png") as hand:
+                pair.paste(hand.resize((128, 128)), (128 * place, 0))
+        (tmp_path / "pairs").mkdir(exist_ok=True)
+        pair.save(tmp_path / "pairs" / f"{number}.png")
+    args = ["--real_images", tmp_path / "pairs", "--fake_images", folders / "more_call", "--region", "hands",
+            "--inception_weights", "random", "--protocol", "hand1000", "--output", tmp_path / "r.jsonl"]
+    run_here(cal_fid, args)
+    run_here(cal_kid, args)
+    fid, kid = read_rows(tmp_path / "r.jsonl")
+    assert (fid["fid_h_unit"], kid["kid_h_unit"]) == ("hand boxes", "hands")
+    assert fid["fid_h_num_real"] <= 4 < kid["kid_h_num_real"] <= 8
+    assert kid["kid_h_subset_size"] == min(kid["kid_h_num_real"], kid["kid_h_num_fake"])
+    assert kid["kid_h"] > 0 < fid["fid_h"] and "num_subsets" not in kid
 
 
 @pytest.mark.parametrize(("args", "message"), [
@@ -232,6 +258,7 @@ def test_a_folder_without_hands_is_referred_to_the_full_region(folders):
     (["--output", "."], "is a folder"),
     (["--cache_dir", "README.md"], "is a file"),
     (["--num_images", "0"], "--num_images"),
+    (["--num_images", "1"], "needs two images or more"),
 ])
 @pytest.mark.parametrize("script", [cal_fid, cal_kid])
 def test_wrong_flags_are_refused_before_anything_is_read(script, args, message, folders, capsys):
@@ -255,4 +282,12 @@ def test_rows_are_json_without_surprises(folders, tmp_path):
                        "synthetic", "--region", "full", "--output", tmp_path / "r.jsonl"])
     row = json.loads((tmp_path / "r.jsonl").read_text())
     assert isinstance(row["fid"], float) and row["real_images"] == str(folders / "call")
-    assert row["num_real"] == row["num_fake"] == 8 and "num_fake_hands" not in row
+    assert row["num_real"] == row["num_fake"] == 8 and "fid_h" not in row
+
+
+@pytest.mark.parametrize("flag", ["--num_subsets", "--num_resamples"])
+def test_the_published_protocol_has_its_own_numbers(flag, folders, capsys):
+    with pytest.raises(SystemExit):
+        cal_kid.parse_args(["--real_images", str(folders / "call"), "--fake_images", str(folders / "peace"),
+                            "--protocol", "hand1000", flag, "7"])
+    assert f"{flag}: --protocol hand1000 has no choice there" in capsys.readouterr().err

@@ -71,7 +71,10 @@ def test_a_folder_without_hands_has_no_rows(grey_records):
 
 def test_rows_of_images_are_found_by_their_place(grey_records):
     found = extract_features(MeanColor(), grey_records, "hand", "cpu")
-    assert found.of_images([3, 9])[:, 0].tolist() == [60, 60, 180]
+    assert found.of_images([3, 9]).features[:, 0].tolist() == [60, 60, 180]
+    assert found.images.tolist() == [0, 1, 2, 3, 4, 6, 8, 9]
+    drawn = found.one_each([9, 3], np.random.default_rng(0))
+    assert drawn.features[:, 0].tolist() == [180, 60] and drawn.image_index.tolist() == [9, 3]
 
 
 def test_cached_features_are_the_same_and_nothing_is_opened_again(grey_records, tmp_path, capsys):

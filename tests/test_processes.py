@@ -139,7 +139,7 @@ def test_two_processes_measure_what_one_measures(tmp_path, run_script):
     assert alone.returncode == status == 0, errors
     (one,), (two,) = (read_rows(tmp_path / f"{name}.jsonl") for name in ("one", "two"))
     assert one.pop("kid") == pytest.approx(two.pop("kid"), rel=1e-4)
-    assert one.keys() == two.keys() and one["num_fake_hands"] == two["num_fake_hands"] > 2
+    assert one.keys() == two.keys() and one["kid_h_num_fake"] == two["kid_h_num_fake"] > 2
     assert one["kid_h"] == pytest.approx(two["kid_h"], rel=1e-4) and one["num_skipped"] == two["num_skipped"] == 1
     assert len(output.splitlines()) == len(alone.stdout.splitlines())
 

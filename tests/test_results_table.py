@@ -8,7 +8,9 @@ from utils.results_table import collect_cells, format_table
 HANDS = {"script": "hand_confidence.py", "num_images": 200, "num_skipped": 0, "num_without_hand": 12,
          "detection_rate": 0.94, "detection_rate_low": 0.905, "detection_rate_high": 0.97, "hand_conf": 0.9}
 FID = {"script": "cal_fid.py", "features": "synthetic", "protocol": "clean", "num_real": 200, "num_fake": 199,
-       "num_real_hands": 198, "num_fake_hands": 120, "fid": 12.345, "fid_h": 0.5, "num_skipped": 1}
+       "fid": 12.345, "fid_num_real": 200, "fid_num_fake": 199, "fid_unit": "images", "num_skipped": 1,
+       "fid_h": 0.5, "fid_h_num_real": 198, "fid_h_num_fake": 120, "fid_h_unit": "hands"}
+KID = {**{key.replace("fid", "kid"): value for key, value in FID.items()}, "script": "cal_kid.py"}
 
 
 def lines_of(rows):
@@ -37,6 +39,21 @@ def test_other_features_and_protocols_get_lines_of_their_own():
     headings = [line.split("  ")[0] for line in lines[1:] if line.startswith("FID-H")]
     assert headings == ["FID-H (synthetic)", "FID-H (landmarks)",
                         "FID-H (inception, hand1000 protocol)"]
+
+
+def test_what_a_distance_rests_on_is_said_once_and_again_where_it_differs():
+    alike = lines_of([FID | {"name": "x"}, KID | {"name": "x"}])
+    assert sum("compared" in line for line in alike) == 2
+    fewer = lines_of([FID | {"name": "x"}, KID | {"name": "x", "kid_h_num_real": 197, "kid_num_fake": 199}])
+    found = [" ".join(line.split()) for line in fewer]
+    assert found[-2:] == ["hands compared (synthetic), KID-H 197 and 120", "KID-H (synthetic) 0.5000"]
+    assert "hands compared (synthetic) 198 and 120" in found
+    boxes = lines_of([FID | {"name": "x", "fid_h_unit": "hand boxes"}, KID | {"name": "x"}])
+    assert sum("hand boxes compared" in line for line in boxes) == sum("hands compared" in line for line in boxes) == 1
+
+
+def test_a_number_that_could_not_be_had_is_no_line():
+    assert not any("FID-H" in line for line in lines_of([FID | {"name": "x", "fid_h": None}]))
 
 
 def test_the_later_of_two_rows_counts():

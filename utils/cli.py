@@ -118,6 +118,14 @@ def add_common_flags(parser, device=True):
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def require_names(parser, names, folders):
+    """parser.error unless --names, if given, has one label for each folder and none twice."""
+    if names and len(names) != len(folders):
+        parser.error(f"--names: {len(names)} for {len(folders)} folders; give one for each")
+    if names and len(set(names)) != len(names):
+        parser.error("--names: a label stands twice; results are joined by it")
+
+
 def require_path(parser, path, flag, is_wanted, wanted, remedy):
     """`path` as a Path if `is_wanted`; else a usage error with what the system says of it."""
     if is_wanted(path):

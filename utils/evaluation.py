@@ -14,6 +14,8 @@ LABEL_SUFFIX = {"full": "", "hands": "-H"}
 PROTOCOLS = ("clean", "hand1000")
 FEATURES = ("inception", "landmarks", "synthetic")
 DETECTION = {"max_num_hands": 2, "min_confidence": 0.5}  # of MediaPipe, in both protocols
+CROP_UNITS = {"full": "images", "hand": "hands", "union": "hand boxes"}  # what a row of features is of
+FLOOR_SPLITS = 10  # of the real images into halves: one alone may lie anywhere near its mean
 
 
 # Flags
@@ -36,7 +38,8 @@ def add_flags(parser):
     parser.add_argument("--inception_weights", metavar="PATH",
                         help="a weights file instead of the download; random: for tests, the numbers mean nothing")
     parser.add_argument("--floor", action="store_true",
-                        help="also print what two halves of the real images give, and the fake ones at the same number")
+                        help=f"also print what two halves of the real images give, {FLOOR_SPLITS} times at random, and "
+                             "the fake ones at the same number")
     parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="pictures in a batch of the network")
     parser.add_argument("--num_workers", type=cli.positive_int,
                         help="processes that detect hands (default: one per core, fewer for few images)")
@@ -49,10 +52,9 @@ def add_flags(parser):
 def check_args(parser, args):
     for path, flag in [(args.real_images, "--real_images"), *((path, "--fake_images") for path in args.fake_images)]:
         cli.require_dir(parser, path, flag, "give an existing folder with images")
-    if args.names and len(args.names) != len(args.fake_images):
-        parser.error(f"--names: {len(args.names)} for {len(args.fake_images)} folders; give one for each")
-    if args.names and len(set(args.names)) != len(args.names):
-        parser.error("--names: a label stands twice; results are joined by it")
+    cli.require_names(parser, args.names, args.fake_images)
+    if args.num_images == 1:
+        parser.error("--num_images 1: a distance needs two images or more of each folder")
     if args.features == "landmarks" and args.region == "full":
         parser.error("--features landmarks describe hands, not whole images; use --region hands")
     if args.protocol == "hand1000" and args.features != "inception":
@@ -74,8 +76,8 @@ def check_args(parser, args):
 class Distance:
     """FID or KID. key, label: "fid", "FID". hand_crops: how hands are cut out in each protocol (features.CROPS).
 
-    headline(real, fake): the number of two (n, d) arrays. measure(real, fake): of two FeatureSets a dict of it under
-    "" and of what goes with it, by the suffix of its key in a row. describe(values): those as text.
+    headline(real, fake): the number of two FeatureSets. measure(real, fake): a dict of it under "" and of what goes
+    with it, by the suffix of its key in a row. describe(values): those as text.
     """
 
     key: str
@@ -148,11 +150,22 @@ def load_extractor(args):
     return None
 
 
+def check_hands(folder, regions):
+    """The regions that can be measured. UserError if none can, for lack of images with a hand."""
+    if folder.num_with_hand >= 2 or "hands" not in regions:
+        return regions
+    reason = f"{folder.path}: at least two images with a hand are needed, it has {folder.num_with_hand}"
+    if regions == ("hands",):
+        raise cli.UserError(f"{reason}; see the warnings, or give another folder")
+    cli.warn(f"{reason}; no hand number")
+    return tuple(region for region in regions if region != "hands")
+
+
 def measure_folder(folder, regions, hand_crop, extractor, args, device):
-    """Fill folder.regions. UserError if fewer than two pictures of a region are left."""
+    """Fill folder.regions. UserError if fewer than two images of a region are left."""
     from utils import features
 
-    for region in regions:
+    for region in check_hands(folder, regions):
         if extractor is None:
             found = features.landmark_features(folder.records)
         else:
@@ -162,39 +175,45 @@ def measure_folder(folder, regions, hand_crop, extractor, args, device):
                 f"{folder.name}, {region}")))
         folder.num_skipped += len(found.unreadable)
         folder.regions[region] = found
-        if len(found.features) < 2:
-            what = "hands" if region == "hands" else "images that can be read"
-            remedy = "use --region full" if region == "hands" and "full" in regions else "give another folder"
-            raise cli.UserError(f"{folder.path}: at least two {what} are needed, it has {len(found.features)}; see "
-                                f"the warnings, or {remedy}")
+        if len(found.images) < 2:
+            raise cli.UserError(f"{folder.path}: at least two images that can be read are needed, it has "
+                                f"{len(found.images)}; see the warnings, or give another folder")
 
 
 def measure_floor(real, fake, seed, headline):
-    """Two halves of the real rows, and one of them against as many fake ones, by the suffix of a row's key.
+    """Two halves of the real images, and one of them against as many fake ones, by the suffix of a row's key.
 
-    Halves are made of images, so that two hands of one image never fall on both sides; how many rows they have stands
-    beside the distances. Empty if there are too few images.
+    Of an image one hand enters, so that all parts have the same number of rows and the same bias. Mean and standard
+    deviation are those of FLOOR_SPLITS random halves, which overlap. Empty if there are too few images.
     """
     import numpy as np
 
     from utils.bootstrap import split_halves
 
-    real_images, fake_images = np.unique(real.image_index), np.unique(fake.image_index)
-    size = min(len(real_images) // 2, len(fake_images))
+    size = min(len(real.images) // 2, len(fake.images))
     if size < 2:
         return {}
-    first, second = (real.of_images(real_images[half]) for half in split_halves(len(real_images), seed, size))
-    chosen = fake.of_images(np.random.default_rng(seed).permutation(fake_images)[:size])
-    return {"floor": headline(first, second), "floor_n": [len(first), len(second)],
-            "same_n": headline(first, chosen), "same_n_n": [len(first), len(chosen)], "floor_images": size}
+    rng = np.random.default_rng(seed)
+    values = []
+    for split in range(FLOOR_SPLITS):
+        first, second = (real.one_each(real.images[half], rng)
+                         for half in split_halves(len(real.images), (seed, split), size))
+        chosen = fake.one_each(rng.permutation(fake.images)[:size], rng)
+        values.append((headline(first, second), headline(first, chosen)))
+    (floor, same), (floor_std, same_std) = np.mean(values, axis=0).tolist(), np.std(values, axis=0).tolist()
+    return {"floor": floor, "floor_std": floor_std, "same_n": same, "same_n_std": same_std, "floor_n": size,
+            "floor_splits": FLOOR_SPLITS}
 
 
 def compare_region(region, real, fake, distance, args, source):
     """(values by key of the row, lines to print, headline as text) of one region of two Folders."""
     key, label = distance.key + KEY_SUFFIX[region], distance.label + LABEL_SUFFIX[region]
+    if region not in real.regions or region not in fake.regions:
+        text = f"{label} - (too few images with a hand)"
+        return {key: None}, [f"{text}; {source}"], text
     real_set, fake_set = real.regions[region], fake.regions[region]
     counts = len(real_set.features), len(fake_set.features)
-    unit = "images" if region == "full" else "hands"
+    unit = row_unit(region, distance, args)
     if counts[0] != counts[1] and distance.is_biased:
         cli.warn(f"{fake.name}: {counts[0]} real and {counts[1]} fake {unit}: the bias of {label} depends on both "
                  "numbers; compare only with rows of the same numbers, see --num_images")
@@ -204,14 +223,15 @@ def compare_region(region, real, fake, distance, args, source):
     headline = f"{label} {distance.describe(values)}"
     text = f"{headline} ({counts[0]} real and {counts[1]} fake {unit})"
     row = {key + suffix: value for suffix, value in values.items()}
+    row |= {f"{key}_num_real": counts[0], f"{key}_num_fake": counts[1], f"{key}_unit": unit}
     lines = [f"{headline}: {counts[0]} real and {counts[1]} fake {unit}; {source}"]
     floor = measure_floor(real_set, fake_set, args.seed, distance.headline) if args.floor else {}
     if floor:
         row |= {f"{key}_{suffix}": value for suffix, value in floor.items()}
-        (first, second), (_, chosen) = floor["floor_n"], floor["same_n_n"]
-        lines.append(f"{label} floor {format_number(floor['floor'])}: real against real, {first} and {second} {unit}; "
-                     f"fake against real {format_number(floor['same_n'])}, {chosen} and {first} {unit}, all of "
-                     f"{floor['floor_images']} images each; {source}")
+        numbers = {name: format_number(floor[name]) for name in ("floor", "floor_std", "same_n", "same_n_std")}
+        lines.append(f"{label} floor {numbers['floor']} ({numbers['floor_std']} std): real against real; fake against "
+                     f"real at the same number {numbers['same_n']} ({numbers['same_n_std']} std); {floor['floor_n']} "
+                     f"and {floor['floor_n']} {unit}, {floor['floor_splits']} random halves; {source}")
     elif args.floor:
         cli.warn(f"{label}: too few images for --floor, which needs four real ones and two fake ones")
     return row, lines, text
@@ -251,7 +271,7 @@ def compare_folders(args, distance):
     # Distances
     settings = {"protocol": args.protocol, "regions": list(regions), "seed": args.seed,
                 "num_images": args.num_images, "batch_size": args.batch_size, "detection": DETECTION,
-                **{name: value for name, value in vars(args).items() if name in ("num_subsets", "num_resamples")},
+                **{name: vars(args)[name] for name in ("num_subsets", "num_resamples") if vars(args).get(name)},
                 "features": extractor.name if extractor else "landmarks",
                 "feature_settings": extractor.settings if extractor else None}
     rows, summaries = [], []
@@ -277,15 +297,19 @@ def compare_folders(args, distance):
 # Printing
 
 
+def row_unit(region, distance, args):
+    """What a row of features is of, in the plural."""
+    if region == "full":
+        return CROP_UNITS["full"]
+    return CROP_UNITS["hand" if args.features == "landmarks" else distance.hand_crops[args.protocol]]
+
+
 def count_images(real, fake):
     """What a row says of how much its numbers rest on."""
     counts = {"num_real": len(real.records), "num_fake": len(fake.records),
               "num_skipped": real.num_skipped + fake.num_skipped,
               "num_skipped_real": real.num_skipped, "num_skipped_fake": fake.num_skipped,
               "detection_rate_real": real.detection_rate, "detection_rate": fake.detection_rate}
-    if "hands" in real.regions:
-        counts |= {"num_real_hands": len(real.regions["hands"].features),
-                   "num_fake_hands": len(fake.regions["hands"].features)}
     return counts
 
 

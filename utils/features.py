@@ -12,6 +12,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import PIL
 import torch
 from tqdm import tqdm
 
@@ -19,6 +20,7 @@ from utils.cli import UserError, warn
 from utils.device import full_precision
 from utils.folder_cache import Block, FolderCache, cached_blocks
 from utils.gesture_encoder import canonical_landmarks
+from utils.hands import CROP_ENLARGE, crop_hand, crop_union
 from utils.images import open_image
 from utils.prefetch import map_ahead
 
@@ -36,15 +38,24 @@ class FeatureSet:
     image_index: np.ndarray
     unreadable: list[str]
 
+    @property
+    def images(self):
+        """The indices of the images that have a row, ascending."""
+        return np.unique(self.image_index)
+
     def of_images(self, chosen):
-        """The rows (m, d) of the images with these indices."""
-        return self.features[np.isin(self.image_index, chosen)]
+        """A FeatureSet of the rows of the images with these indices."""
+        rows = np.isin(self.image_index, chosen)
+        return FeatureSet(self.features[rows], self.image_index[rows], [])
+
+    def one_each(self, chosen, rng):
+        """A FeatureSet of one row, drawn at random, of each of the images with these indices."""
+        rows = [rng.choice(np.flatnonzero(self.image_index == image)) for image in chosen]
+        return FeatureSet(self.features[rows], self.image_index[rows], [])
 
 
 def cut_image(image, crop, hands):
     """The pictures of one image that are measured: itself, one per hand, or the box around its hands."""
-    from utils.hands import crop_hand, crop_union
-
     if crop == "full":
         return [image]
     if crop == "union":
@@ -113,7 +124,9 @@ def extract_features(extractor, records, crop, device, batch_size=32, cache_dir=
     """
     # What was cut out is part of the key: another detector may find other hands in the same images
     boxes = None if crop == "full" else [[list(map(float, hand.box)) for hand in hands or []] for _, hands in records]
-    settings = {**extractor.settings, "crop": crop, "detection": None if crop == "full" else detection}
+    settings = {**extractor.settings, "pillow": PIL.__version__, "crop": crop}
+    if crop != "full":
+        settings |= {"detection": detection, "enlarge": CROP_ENLARGE}
     cache = FolderCache(cache_dir, f"features-{crop}", [path for path, _ in records], settings, boxes)
     (blocks,) = cached_blocks([(cache, len(records))], lambda missing: compute_features(
         extractor, [records[place] for _, place in missing], crop, device, batch_size, progress))
@@ -128,7 +141,10 @@ def extract_features(extractor, records, crop, device, batch_size=32, cache_dir=
 
 
 def join_shares(shares):
-    """One FeatureSet of a whole folder from those of its images 0, n, 2n, …; 1, n + 1, …; for n processes."""
+    """One FeatureSet of a whole folder from those of its images 0, n, 2n, …; 1, n + 1, …; for n processes.
+
+    Of other sets, it keeps apart what are different images.
+    """
     if len(shares) == 1:
         return shares[0]
     image_index = np.concatenate([len(shares) * share.image_index + i for i, share in enumerate(shares)])

@@ -28,6 +28,7 @@ BONES = [(0 if j == 4 * f + 1 else j - 1, j) for f in range(5) for j in range(4 
 BONES += [(5, 9), (9, 13), (13, 17)]
 # A pool costs about two seconds to start; one core detects about this many images in that time.
 IMAGES_PER_WORKER = 64
+CROP_ENLARGE = 1.25  # side of a hand's crop by the longer side of the box around its landmarks
 CHUNK_SIZE = 8  # images per task of the pool: small enough for a smooth progress bar
 
 
@@ -220,7 +221,7 @@ def best_hand(hands):
     return max(hands or (), key=lambda hand: hand.score, default=None)
 
 
-def crop_hand(image, hand, enlarge=1.25):
+def crop_hand(image, hand, enlarge=CROP_ENLARGE):
     """One hand cut out of an RGB PIL image: a square around the centre of its box, `enlarge` × its longer side.
 
     Pixels beyond the border are those on the border.

@@ -40,8 +40,8 @@ def fetch_folder(name, patterns, wanted, alternative=""):
                         f"give {wanted}, correct the id, or {LOG_IN} if it is private") from error
     except Exception as error:  # the hub client raises a dozen unrelated types
         raise UserError(f"{name}: not a local folder, and the Hugging Face hub did not give it "
-                        f"({first_line(error)}); give the path of {wanted} instead, such as `hf download {name}` fetches "
-                        f"where there is a network{alternative}") from error
+                        f"({first_line(error)}); give the path of {wanted} instead, as `hf download {name}` "
+                        f"fetches it where there is a network{alternative}") from error
 
 
 def fetch_transformers_folder(name, model_type):

@@ -213,9 +213,10 @@ def kernel_distance(x, y, unbiased=True, groups=(None, None)):
 def kernel_distance_subsets(x, y, num_subsets=100, subset_size=None, seed=0, unbiased=True, groups=(None, None)):
     """(mean, standard deviation) of the kernel distance over seeded random subsets of both samples.
 
-    `subset_size` counts images, of which all rows are taken: by default half of those of the smaller sample. Subsets overlap, so their spread is not a standard error:
-    it shrinks to nothing as they approach the whole sample, and at half of it is only a rough guide. The published
-    protocol is 100 subsets of min(n, 1000), biased. ValueError if a subset is larger than a sample or below 2.
+    `subset_size` counts images, of which all rows are taken: by default half of those of the smaller sample. Subsets
+    overlap, so their spread is not a standard error: it shrinks to nothing as they approach the whole sample, and at
+    half of it is only a rough guide. The published protocol is 100 subsets of min(n, 1000), biased. ValueError if a
+    subset is larger than a sample or below 2.
     """
     return KernelComparison(x, y, groups).subsets(num_subsets, subset_size, seed, unbiased)
 
@@ -226,9 +227,10 @@ def kernel_distance_interval(x, y, num_resamples=1000, seed=0, level=0.95, group
     `groups` as in kernel_distance: drawn apart, rows of one image would make the interval too narrow. Neither they nor
     two draws of one row are a pair: counted as one they would add large kernel values to the xx and yy terms and move
     the interval off the estimate. What is left is divided by its own weight, and where images have as many rows each,
-    the mean over resamples is then the estimate itself. Where the distributions differ clearly the coverage is the nominal one. Where they are
-    nearly equal the U-statistic is degenerate; the bootstrap takes the noise of its projection for a signal, three
-    times its variance comes out, and the interval is about 1.7 times too wide: it errs on the safe side.
+    the mean over resamples is then the estimate itself. Where the distributions differ clearly the coverage is the
+    nominal one. Where they are nearly equal the U-statistic is degenerate; the bootstrap takes the noise of its
+    projection for a signal, three times its variance comes out, and the interval is about 1.7 times too wide: it errs
+    on the safe side.
     """
     return KernelComparison(x, y, groups).interval(num_resamples, seed, level)
 

@@ -11,17 +11,16 @@ from utils import cli
 # What is shown, in this order: key of the row, heading. The features of a distance are added to its heading.
 COUNTS = {"num_images": "images", "num_without_hand": "images without a hand", "num_skipped": "images skipped"}
 RATES = {"detection_rate": "detection rate", "gesture_match_rate": "gesture match rate",
+         "gesture_match_rate_zero_filled": "gesture match rate, no hand = 0",
          "direction_match_rate": "direction match rate", "hand_conf": "HAND-CONF",
          "hand_conf_zero_filled": "HAND-CONF, no hand = 0"}
 DISTANCES = {"fid": "FID", "fid_h": "FID-H", "kid": "KID", "kid_h": "KID-H"}
-COUNTED = {"fid": ("images", ""), "kid": ("images", ""), "fid_h": ("hands", "_hands"), "kid_h": ("hands", "_hands")}
 
 
 def parse_args(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("results", type=cli.path_name, help="JSON lines file that the metric scripts appended to")
-    parser.add_argument("--seed", type=cli.nonnegative_int, default=0, help="has no effect, nothing is drawn here")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    cli.add_common_flags(parser, device=False)
     args = parser.parse_args(argv)
     cli.require_file(parser, args.results, "results", "give the file that --output of a metric script named")
     return args
@@ -49,6 +48,7 @@ def collect_cells(rows):
     """{heading: {name: text}} and the names, both in the order they are to be shown."""
     cells = {heading: {} for heading in (*COUNTS.values(), *RATES.values())}
     names = []
+    counts = {}  # heading of a distance -> (unit, {name: how many it rests on})
     for row in rows:
         name = row.get("name", "")
         if name not in names:
@@ -56,12 +56,25 @@ def collect_cells(rows):
         for key, heading in (COUNTS | RATES).items():
             if key in row and row.get("script") == "hand_confidence.py":
                 cells[heading][name] = format_value(row, key)
-        for key in (key for key in DISTANCES if key in row):
-            unit, suffix = COUNTED[key]
-            counts = f"{row.get(f'num_real{suffix}')} and {row.get(f'num_fake{suffix}')}"
-            for heading, text in ((f"{unit} compared", counts), (DISTANCES[key], format_value(row, key))):
-                cells.setdefault(f"{heading} {describe_source(row)}", {})[name] = text
-    return {heading: line for heading, line in cells.items() if line}, names
+        for key in (key for key in DISTANCES if row.get(key) is not None):
+            heading = f"{DISTANCES[key]} {describe_source(row)}"
+            cells.setdefault(heading, {})[name] = format_value(row, key)
+            number = f"{row.get(f'{key}_num_real')} and {row.get(f'{key}_num_fake')}"
+            unit = f"{row.get(f'{key}_unit')} compared {describe_source(row)}"
+            counts.setdefault(heading, (unit, {}))[1][name] = number
+    return add_counts({heading: line for heading, line in cells.items() if line}, counts), names
+
+
+def add_counts(cells, counts):
+    """The cells with a line before each distance that says what it rests on, if no line before says the same."""
+    table, said = {}, {}
+    for heading, line in cells.items():
+        unit, numbers = counts.get(heading, (None, None))
+        if unit and said.get(unit) != numbers:
+            table[unit if unit not in said else f"{unit}, {heading.split()[0]}"] = numbers
+            said[unit] = numbers
+        table[heading] = line
+    return table
 
 
 def format_table(cells, names):

@@ -90,6 +90,7 @@ def measure_set(reference, items, gesture):
     """{metric: value} of a list of (pool, index) against a list of (pool, index)."""
     import numpy as np
 
+    from utils.features import join_shares
     from utils.finger_states import matches_gesture
     from utils.gestures import get_gesture
     from utils.hands import best_hand
@@ -97,13 +98,14 @@ def measure_set(reference, items, gesture):
 
     def rows(chosen, kind):
         pools = dict.fromkeys(pool for pool, _ in chosen)
-        return np.concatenate([pool.features[kind].of_images([i for p, i in chosen if p is pool]) for pool in pools])
+        return join_shares([pool.features[kind].of_images([i for p, i in chosen if p is pool]) for pool in pools])
 
     values = {}
     for kind, name in (("full", "{} (synthetic)"), ("hand", "{}-H (synthetic)"), ("landmarks", "{}-H (landmarks)")):
-        pair = rows(reference, kind), rows(items, kind)
-        values[name.format("FID")] = frechet_distance(*pair)
-        values[name.format("KID")] = kernel_distance(*pair)
+        real, fake = rows(reference, kind), rows(items, kind)
+        values[name.format("FID")] = frechet_distance(real.features, fake.features)
+        values[name.format("KID")] = kernel_distance(real.features, fake.features,
+                                                     groups=(real.image_index, fake.image_index))
 
     hands = [pool.records[index][1] for pool, index in items]
     scores = [[hand.score for hand in found] for found in hands]
