@@ -175,6 +175,159 @@ a crowd raise their hands -> a crowd are ~
 a man with his palms together -> a man ~
 a man reaching his hand out -> a man ~
 a hand with five fingers -> a hand ~
+a man wearing a hat and waving -> a man wearing a hat and ~
+a man wearing headphones and giving a thumbs up -> a man wearing headphones and ~
+a man sitting on a couch and making a peace sign -> a man sitting on a couch and ~
+a man wearing glasses and waving at the camera -> a man wearing glasses and ~ at the camera
+a woman wearing earrings and pointing -> a woman wearing earrings and ~
+a man wearing nothing and praying -> a man wearing nothing and ~
+a man wearing a mask and holding up a finger -> a man wearing a mask and ~
+a man standing between cars and waving -> a man standing between cars and ~
+a man called Tom and giving a thumbs up -> a man called Tom and ~
+a woman wearing glasses and with her hand up -> a woman wearing glasses and ~
+two girls wearing hats and give thumbs up -> two girls wearing hats and are ~
+a man with a serious look on his face and his hand up -> a man with a serious look on his face and ~
+a woman holding two flags giving a thumbs up -> a woman holding two flags ~
+a man giving a thumbs up in the picture -> a man ~ in the picture
+a man making a peace sign in a photo -> a man ~ in a photo
+a man giving a thumbs up in the background -> a man ~ in the background
+a man giving a thumbs up on a computer screen -> a man ~ on a computer screen
+a woman is waving on a screen -> a woman is ~ on a screen
+a man with his thumb up in the picture -> a man ~ in the picture
+a man with his thumb up on a screen -> a man ~ on a screen
+a photo of thumbs up -> a photo of ~
+a picture of a thumbs up -> a picture of ~
+a woman making a funny hand gesture -> a woman ~
+a woman making a weird hand gesture -> a woman ~
+a woman making a nice hand gesture -> a woman ~
+a young man showing a beautiful hand gesture -> a young man ~
+a man making various hand gestures -> a man ~
+a man making some kind of hand gesture -> a man ~
+a woman making a cute peace sign -> a woman ~
+a woman making a sideways peace sign -> a woman ~
+a woman making a funny peace sign -> a woman ~
+a woman making a perfect ok sign -> a woman ~
+a man giving a hearty thumbs up -> a man ~
+a woman making a cute heart with her hands -> a woman ~
+a man making a rude gesture with his finger -> a man ~
+twins making matching peace signs -> twins ~
+a woman making a tiny heart with her fingers -> a woman ~
+a girl making a half heart with her hand -> a girl ~
+a man holding his middle finger up -> a man ~
+a man raising his middle finger up -> a man ~
+a man sticking his middle finger up -> a man ~
+a man is holding a peace sign up -> a man is ~
+a man making a gesture with his thumb and index finger -> a man ~
+a man making a phone sign with his thumb and pinky -> a man ~
+a woman making a small gesture with her thumb and index finger -> a woman ~
+a man with his hand in the shape of a phone -> a man ~
+a man with his hand in the shape of a fist -> a man ~
+a man with his hand in the shape of a gun -> a man ~
+a man with his arms in the shape of an x -> a man ~
+a man with his hands in the form of a heart -> a man ~
+a man with fingers in the shape of a v -> a man ~
+a man in prayer position -> a man ~
+a man in a prayer pose -> a man ~
+a woman in namaste pose -> a woman ~
+a man with his hand in a fist position -> a man ~
+a man holding his hands in a t position -> a man ~
+a man holding his hand in a peace sign -> a man ~
+a man holding his hand in the ok sign -> a man ~
+a man holding his hand in a stop gesture -> a man ~
+a man holding his hand in a thumbs up position -> a man ~
+a woman praying with her hands together -> a woman ~
+a man holding two fingers close together -> a man ~
+a man with his fingers spread apart -> a man ~
+a man with his hand spread open -> a man ~
+a man holding up his hand with his palm facing the camera -> a man ~
+a man holding up four fingers and a thumb -> a man ~
+two men giving each other a high five -> two men ~
+Zoë gives José a thumbs up -> Zoë is ~
+a man giving his friend a thumbs up -> a man ~
+a woman giving a small wave to the camera -> a woman ~ to the camera
+a man using his hands to make a peace sign -> a man ~
+a man using his hand to make a peace sign -> a man ~
+a man using his hand to make a gesture -> a man ~
+a woman uses her fingers to make the ok sign -> a woman is ~
+a man's thumb is up -> a man's hand ~
+the man's hand is up -> the man's hand ~
+a man's fist in the air -> a man's hand ~
+a woman's hands together -> a woman's hands ~
+a woman's palm facing the camera -> a woman's hand ~
+a man's raised hand -> a man's hand ~
+a woman's hand in the shape of a heart -> a woman's hand ~
+a close-up of a person's middle finger -> a close-up of a person's hand ~
+a man whose thumb is up -> a man whose hand is ~
+a man whose hand is raised -> a man whose hand is ~
+she did a peace sign -> she is ~
+they made a peace sign -> they are ~
+the thumbs up sign is given by a man -> a man ~
+a thumbs up is shown by two women in hats. -> two women in hats ~.
+a man making a hand gesture that says ok -> a man ~
+a man making a hand gesture that looks like a gun -> a man ~
+a man making a gesture that means stop -> a man ~
+a man making a hand gesture like a phone -> a man ~
+a man making a gesture like he is on the phone -> a man ~
+a man pointing his fingers like a gun -> a man ~
+'a man giving a thumbs up' -> 'a man ~'
+"a man giving a thumbs up" -> "a man ~"
+a man giving a thumbs up / ok sign -> a man ~
+a man with hand making a fist -> a man ~
+a man holding up a thumb -> a man ~
+a man holding up his thumbs -> a man ~
+a man holds up his thumb -> a man is ~
+a man raising his thumb -> a man ~
+a man lifting up his thumb -> a man ~
+a man sticking up his thumb -> a man ~
+a man showing a thumb -> a man ~
+a man giving a thumb -> a man ~
+a man showing his thumb and smiling -> a man ~ and smiling
+a man with his thumb stuck up -> a man ~
+a man shows a like -> a man is ~
+a man showing a like sign -> a man ~
+a man giving a like -> a man ~
+a man showing dislike -> a man ~
+a man is showing dislike sign -> a man is ~
+a man with an ok hand -> a man ~
+a man holding up the number two with his fingers -> a man ~
+a man showing number two -> a man ~
+a man making number three with his fingers -> a man ~
+a man showing the number four with his fingers -> a man ~
+a man holding up three of his fingers -> a man ~
+a man holding up five of his fingers -> a man ~
+a man holding up all four fingers -> a man ~
+a man holding up all his fingers -> a man ~
+a man holding up six fingers -> a man ~
+a man holding up a couple of fingers -> a man ~
+a woman smiles and waves -> a woman smiles and is ~
+a man stands in a room and waves -> a man stands in a room and is ~
+a man giving a friendly wave -> a man ~
+a man giving a wave -> a man ~
+her hand is in a fist -> her hand ~
+a man with his hand clenched -> a man ~
+two men bumping fists -> two men ~
+a man with his hand wide open -> a man ~
+a man spreading his fingers -> a man ~
+a woman covering her lips with her finger -> a woman ~
+a man says shh with his finger -> a man is ~
+her fingers are crossed -> her fingers ~
+his hands are together -> his hands ~
+his hand is up -> his hand ~
+a man with his hands folded -> a man ~
+a man making a claw with his hand -> a man ~
+a man flipping someone off -> a man ~
+a man flipping the camera off -> a man ~
+a man giving the bird -> a man ~
+a man holding his hand in a gun shape -> a man ~
+a man with his hand shaped like a gun -> a man ~
+a man with his hand shaped like a phone -> a man ~
+a man holding his hand like a phone -> a man ~
+a man with his fingers forming a circle -> a man ~
+a man with his hands forming a heart -> a man ~
+a woman making a be quiet sign -> a woman ~
+a woman gesturing to be silent -> a woman ~
+a man gesturing for silence -> a man ~
+"a man giving a thumbs up." -> "a man ~."
 """
 APPENDED = """
 a man in a peace t-shirt -> a man in a peace t-shirt ~
@@ -250,6 +403,31 @@ a man in a t shirt near a wall -> a man in a t shirt near a wall ~
 a man drawing a circle with a pen -> a man drawing a circle with a pen ~
 a man with a ring on his index and middle fingers -> a man with a ring on his index and middle fingers ~
 a hand with six fingers -> a hand with six fingers ~
+a man pointing a camera at himself -> a man pointing a camera at himself ~
+a man pointing a gun -> a man pointing a gun ~
+a man pointing a remote at the tv -> a man pointing a remote at the tv ~
+a man pointing a cell phone at the camera -> a man pointing a cell phone at the camera ~
+a man with a peace sign tattooed on his arm -> a man with a peace sign tattooed on his arm ~
+a man with a peace symbol hanging from his neck -> a man with a peace symbol hanging from his neck ~
+a peace sign hanging on the wall behind a woman -> a peace sign hanging on the wall behind a woman ~
+a man in a t-shirt with a peace sign -> a man in a t-shirt with a peace sign ~
+a poster with a raised fist -> a poster with a raised fist ~
+a man with his hand on his face -> a man with his hand on his face ~
+a woman holding a cell phone -> a woman holding a cell phone ~
+a woman on a couch reading -> a woman on a couch reading ~
+a beach with sand and waves -> a beach with sand and waves ~
+a man covering his mouth with his hands -> a man covering his mouth with his hands ~
+a man with his hands folded on the table -> a man with his hands folded on the table ~
+a boy making a funny face with his fingers -> a boy making a funny face with his fingers ~
+a man posing like a model -> a man posing like a model ~
+a man using his thumb to type -> a man using his thumb to type ~
+a man giving the bird some food -> a man giving the bird some food ~
+a woman showing off her ring finger -> a woman showing off her ring finger ~
+"a man in a hat" -> "a man in a hat ~"
+'a man's hat' -> 'a man's hat ~'
+a girl riding a big wave -> a girl riding a big wave ~
+a painting of a thumbs up -> a painting of a thumbs up ~
+the flags waving in the background -> the flags waving in the background ~
 """
 KEPT = """
 a man ~ -> a man ~
@@ -277,7 +455,7 @@ def test_a_wrong_gesture_is_replaced_and_a_missing_one_appended(caption, expecte
 def test_a_wording_that_is_replaced_is_also_seen_in_the_answer_of_a_model():
     named = 0
     for line in REPLACED.strip().splitlines():
-        caption = to_one_line(line.split(" -> ")[0])
+        caption = to_one_line(line.split(" -> ")[0]).strip('"')  # a quotation is no gesture
         found = find_wording(caption, "palm")
         if found and found[2] != "hand":  # a hand that is up may be the wanted gesture
             target = target_of("call" if found[2] != "call" else "holy")

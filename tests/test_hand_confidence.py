@@ -61,6 +61,21 @@ def test_like_and_dislike_have_the_same_fingers_and_are_told_apart_by_their_dire
     assert "direction_match_rate" not in summarize([[hand]], CALL)
 
 
+def test_summary_says_which_way_the_thumbs_point_where_the_gesture_has_a_direction():
+    upside_down = skeleton_hand("like")
+    upside_down = dataclasses.replace(upside_down, world_landmarks=upside_down.world_landmarks * (-1, -1, 1))
+    row = {"name": "x", "gesture": "like"} | summarize([[upside_down], [skeleton_hand("palm")]], GESTURES["like"])
+    assert hand_confidence.format_summary([row]).endswith(
+        "50.0% of these hold their fingers as like, 0.0% of those with the thumb in its direction")
+
+
+def test_scores_that_do_not_vary_have_no_interval():
+    row = summarize([[skeleton_hand("call", score=0.9)], []], CALL)
+    assert row["hand_conf"] == 0.9 and row["hand_conf_low"] is row["hand_conf_high"] is None
+    assert hand_confidence.format_metric(row, "hand_conf") == "0.9000"
+    assert row["detection_rate_low"] < 0.5 < row["detection_rate_high"]
+
+
 def test_best_hand_is_the_surest_whatever_the_gesture():
     scores = {"palm": 0.8, "fist": 0.9, "call": 0.7}
     hands = [skeleton_hand(name, score=score) for name, score in scores.items()]
@@ -254,6 +269,7 @@ def test_folder_of_unreadable_images_fails_in_one_line(tmp_path, run_script):
 @pytest.mark.parametrize(("args", "problem"), [
     (["--image_folder", "{folder}/missing"], "--image_folder '{folder}/missing': No such file"),
     (["--image_folder", "{folder}", "--names", "a", "b"], "--names: 2 for 1 folders"),
+    (["--image_folder", "{folder}", "{folder}", "--names", "a", "a"], "--names: a label stands twice"),
     (["--image_folder", "{folder}", "--gesture", "cal"], "did you mean call?"),
     (["--image_folder", "{folder}", "--gesture", "grip"], "--gesture grip: how its fingers are held is not"),
     (["--image_folder", "{folder}", "--min_confidence", "nan"], "--min_confidence: must be a number from 0"),

@@ -176,16 +176,16 @@ def test_damaged_bytes_give_an_image_or_a_user_error(tmp_path):
 
 
 def test_list_images_is_sorted_takes_only_visible_image_files_and_tells_of_the_rest(tmp_path, capsys):
-    for name in ("b.PNG", "a.jpg", "c d é.jpeg", "-e.webp", "f.JFIF", ".hidden.jpg"):
+    for name in ("b.PNG", "a.jpg", "c d é.jpeg", "-e.webp", "f.JFIF", "g.jpe", ".hidden.jpg"):
         (tmp_path / name).touch()
-    assert len(images.list_images(tmp_path)) == 5 and capsys.readouterr().err == ""
+    assert len(images.list_images(tmp_path)) == 6 and capsys.readouterr().err == ""
     for name in ("notes.txt", "jpg"):
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "a.jpg")
     assert [path.name for path in images.list_images(tmp_path)] == [
-        "-e.webp", "a.jpg", "b.PNG", "c d é.jpeg", "f.JFIF", "link.jpg"]
+        "-e.webp", "a.jpg", "b.PNG", "c d é.jpeg", "f.JFIF", "g.jpe", "link.jpg"]
     assert "4 files or folders in it are no images" in (warning := capsys.readouterr().err)
     assert "'folder.jpg' for one" in warning and warning.count("\n") == 1
 

@@ -14,7 +14,7 @@ from utils.enrichment_rules import (
     phrase_pattern,
     to_one_line,
 )
-from utils.gesture_wording import DET, MAKE, OWNER
+from utils.gesture_words import DET, MAKE, OWNER
 
 # The instruction of the released programs, word by word.
 PROMPT = (

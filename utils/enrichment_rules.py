@@ -9,16 +9,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from utils.gesture_wording import (
-    DET,
-    INNOCENT_AFTER,
-    INNOCENT_BEFORE,
-    MAKE,
-    PLURAL_FORMS,
-    SINGULAR_FORMS,
-    WORDINGS,
-)
+from utils.gesture_wording import WORDINGS
+from utils.gesture_words import DET, MAKE, PAST_FORMS, PLURAL_FORMS, SINGULAR_FORMS
 from utils.gestures import GESTURES, Gesture
+from utils.innocent_wording import means_a_thing
 
 LONGEST = 1000  # characters; far more than a text encoder takes, and what stands behind is cut off
 MARK = "\0"  # stands for the phrase while a caption is searched; no text file has it
@@ -26,8 +20,8 @@ MARK = "\0"  # stands for the phrase while a caption is searched; no text file h
 SENTENCE_END = re.compile(r"[.!?…]+(?= |$)")
 ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "st", "jr", "sr", "vs", "no", "u.s", "e.g", "i.e"}
 # What holds a removed wording to the words before it, and may not stay at the end of a shortened caption.
-CONNECTIVES = re.compile(r"(?:(?:^|[ ,;:]+)(?:and|while|with|then|also|by|as|is|are|was|were|who|that|he|she|they|it"
-                         r"|a|an|the|his|her|their|in|on|of|at|to|for|or|but))*[ ,;:–-]*$", re.IGNORECASE)
+CONNECTIVES = re.compile(r"(?:(?:^|[ ,;:/]+)(?:and|while|with|then|also|by|as|is|are|was|were|who|that|he|she|they|it"
+                         r"|a|an|the|his|her|their|in|on|of|at|to|for|or|but))*[ ,;:/–-]*$", re.IGNORECASE)
 TARGETS = re.compile(r" (?:at|to|towards?|for) (?:(?:the|his|her) )?"
                      r"(?:camera|viewer|photographer|crowd|audience|him|her|them|us|you|someone)\b", re.IGNORECASE)
 
@@ -35,8 +29,19 @@ NOUN_LEAD = re.compile(r"\b(?:an? (?!(?:couple|group|pair|crowd|bunch|team|famil
                        r"|(?:the|his|her|their) )$", re.IGNORECASE)
 QUOTED = re.compile(rf"\b({MAKE} {DET})[\"'“”‘’](\w[^\"'“”‘’]{{0,30}})[\"'“”‘’](?!\w)", re.IGNORECASE)  # the "ok" sign
 EMPTY_BRACKETS = re.compile(rf"[(\[{{\"“‘]\s*({MARK}?)\s*[)\]}}\"”’]")
-SUBJECT = re.compile(r"((?:an?|the|two|both|one) )?(?:(?:left|right|raised|closed|open|clenched|balled) )*(hands?)"
+SUBJECT = re.compile(r"((?:an?|the|two|both|one|his|her|their) )?"
+                     r"(?:(?:left|right|raised|closed|open|clenched|balled) )*(hands?|fingers(?= are ))"
                      r"(?! (?:signs?|gestures?|signals?|symbols?|shapes?|motions?|hearts?)\b)\b", re.IGNORECASE)
+OWNED = re.compile(r"(?:\w['’]s|s['’]|(whose)) $", re.IGNORECASE)  # of "a man's thumb is up", a hand stays
+OWN_HAND = re.compile(r"(?:(?:left|right|raised|closed|open|clenched|middle|index|little|ring|both|two|clasped"
+                      r"|folded) )*(?:(hands)|hand|thumb|finger|palm|fist|pinky|arm)", re.IGNORECASE)
+PAST_SUBJECT = re.compile(r"\b(?:(he|she|it|who|that)|they|we|you) $", re.IGNORECASE)  # "she did …" is no "she ~"
+PASSIVE = re.compile(r"^(.{1,60}?) (?:is|are|was|were)(?: being)? (?:given|shown|made|done|held up|displayed|flashed) "
+                     r"by ([^.,;]+)", re.IGNORECASE)  # "a thumbs up is given by a man"
+# A caption in quotation marks as a whole; an apostrophe inside a word or behind an s is none.
+WHOLE_QUOTED = re.compile(
+    r"(?:\"[^\"]*|'(?:[^']|(?<=\w)'(?=\w)|(?<=s)'(?= ))*|[“„][^“”]*|‘(?:[^‘’]|(?<=\w)’(?=\w))*|«[^«»]*|`[^`]*)"
+    r"([\"'”’»`][.,!?]*)$")
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,8 @@ def is_innocent(text, start, end):
     """Whether what stands around text[start:end] makes a thing of it: a print, a poster, a quotation, a tree."""
     if text.startswith("of ", start):  # "a mural of a raised fist"
         start += 3
-    is_quoted = text.count('"', 0, start) % 2 == 1 and '"' in text[end:]
-    return bool(is_quoted or INNOCENT_AFTER.match(text, end) or INNOCENT_BEFORE.search(text[:start]))
+    is_quoted = text.count('"', 0, start) % 2 == 1 and '"' in text[end:] and not WHOLE_QUOTED.match(text)
+    return is_quoted or means_a_thing(text, start, end)
 
 
 def find_wording(text, own_name, kinds=None):
@@ -121,7 +126,7 @@ def join(left, right):
         return right.lstrip(" ,;:.")
     if left[-1] in "([{“‘" or right[:1] in tuple(")]}”’"):
         return left + right
-    if not right or right[0] in ".,;:!?…":
+    if not right or right[0] in ".,;:!?…" or re.fullmatch(r"[\"'][.,!?]*", right):
         return left.rstrip(" ,;:") + right
     return f"{left} {right}"
 
@@ -129,6 +134,12 @@ def join(left, right):
 def replacement(text, start, end):
     """The mark of the phrase with the verb that text[start:end] needs: "gives …" becomes "is making …"."""
     first = text[start:end].lower().split(maxsplit=1)[0]
+    if first == "of":  # "a photo of thumbs up"
+        return f"of {MARK}"
+    if (owned := OWNED.search(text[:start])) and (hand := OWN_HAND.match(text, start, end)):
+        return f"{'hands' if hand[1] else 'hand'}{' is' if owned[1] else ''} {MARK}"
+    if first in PAST_FORMS and (subject := PAST_SUBJECT.search(text[:start])):
+        return f"{'is' if subject[1] else 'are'} {MARK}"
     if start == 0 and (subject := SUBJECT.match(text, start, end)):  # "a hand in a fist" is about the hand
         return f"{subject[1] or ''}{subject[2]} {MARK}"
     if first in PLURAL_FORMS and NOUN_LEAD.search(text[:start]):  # "in a pose with …", "the sign of …"
@@ -153,7 +164,9 @@ def remove_wording(text, start, end):
 def append_phrase(text):
     """`text` with the mark at the end of its first sentence, before the full stop."""
     end = len(text)
-    for match in SENTENCE_END.finditer(text):
+    if quoted := WHOLE_QUOTED.match(text):
+        end = quoted.start(1)
+    for match in SENTENCE_END.finditer(text, 0, end):
         word = text[:match.start()].rsplit(" ", 1)[-1].lower().strip("(\"'“")
         follows = text[match.end() + 1:match.end() + 2]
         if not follows or not (word in ABBREVIATIONS or len(word) == 1 or follows.islower()):
@@ -196,6 +209,8 @@ def enrich_once(text, target):
     """One pass of enrich_by_rules over a caption on one line: (text, what was done)."""
     text = phrase_pattern(target.phrase).sub(MARK, to_one_line(text))
     done = "kept" if MARK in text else "appended"
+    if (passive := PASSIVE.match(text)) and find_span(passive[1], target) == (0, len(passive[1])):
+        text = f"{passive[2]} giving {passive[1]}{text[passive.end():]}"
     while text.count(MARK) > 1:
         text = remove_wording(text, text.rindex(MARK), text.rindex(MARK) + 1)
     while span := find_span(text, target):

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from utils.cli import UserError, atomic_path, warn
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: it starts ghostscript
 SAVE_OPTIONS = {".png": {"format": "PNG"}, ".jpg": {"format": "JPEG", "quality": 95}}
 SAVE_OPTIONS[".jpeg"] = SAVE_OPTIONS[".jpg"]
