@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,8 +30,10 @@ def world(tmp_path_factory, tiny_pipeline):
     return write_world(tmp_path_factory.mktemp("world"), tiny_pipeline, num_images=5)
 
 
-def launch(args, port, **options):
-    """Two processes of a script, as `accelerate launch --cpu --num_processes 2` starts them."""
+def launch(args, **options):
+    """Two processes of a script, as `accelerate launch --cpu --num_processes 2` starts them, on a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
     command = [sys.executable, *map(str, [*LAUNCH, port, *args])]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
@@ -47,7 +50,7 @@ def runs(world, tmp_path_factory, run_script):
     command = ["train.py", *world[1], *FLAGS, "--output_dir"]
     alone = run_script([*command, root / "one"])
     assert alone.returncode == 0, alone.stderr
-    status, *printed = finish(launch([*command, root / "two"], 29511))
+    status, *printed = finish(launch([*command, root / "two"]))
     assert status == 0, printed
     return {1: (root / "one" / "call", alone.stdout, alone.stderr), 2: (root / "two" / "call", *printed)}
 
@@ -85,16 +88,16 @@ def test_only_the_first_process_writes_and_talks(runs):
 def test_a_finished_run_is_left_alone_and_other_settings_are_refused_by_two(runs, world):
     command = ["train.py", *world[1], *FLAGS, "--output_dir", runs[2][0].parent]
     before = {path: path.stat().st_mtime_ns for path in runs[2][0].rglob("*")}
-    status, output, _ = finish(launch(command, 29512))
+    status, output, _ = finish(launch(command))
     assert status == 0 and output.count("is finished, the model is in") == 1
-    status, _, errors = finish(launch([*command, "--Lambda", 0.5], 29513))
+    status, _, errors = finish(launch([*command, "--Lambda", 0.5]))
     assert status == 1 and errors.count("error: ") == 1 and "Lambda: 0.7 there, 0.5 now" in errors
     assert {path: path.stat().st_mtime_ns for path in runs[2][0].rglob("*")} == before
 
 
 def test_what_two_have_begun_one_can_finish(runs, world, tmp_path, run_script):
     command = ["train.py", *world[1], *FLAGS, "--output_dir", tmp_path]
-    process = launch(command, 29514)
+    process = launch(command)
     while process.poll() is None and not list(tmp_path.glob("call/checkpoints/step-*")):
         time.sleep(0.005)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
@@ -115,16 +118,16 @@ def test_two_processes_draw_the_images_of_one(runs, tmp_path, run_script):
                tmp_path / "prompts.txt", "--ckpt", runs[1][0] / "model", "--mu", 0.5, "--num_inference_steps", 3,
                "--device", "cpu", "--img_save_path"]
     alone = run_script([*command, tmp_path / "one"])
-    status, output, errors = finish(launch([*command, tmp_path / "two"], 29515))
+    status, output, errors = finish(launch([*command, tmp_path / "two"]))
     assert alone.returncode == status == 0, errors
     assert output.replace(str(tmp_path / "two"), str(tmp_path / "one")) == alone.stdout
     for number in range(5):
         one, two = (np.asarray(Image.open(tmp_path / name / f"{number}.png"), int) for name in ("one", "two"))
         assert np.abs(one - two).max() <= 1
     (tmp_path / "two" / "3.png").unlink()
-    status, output, _ = finish(launch([*command, tmp_path / "two"], 29516))
+    status, output, _ = finish(launch([*command, tmp_path / "two"]))
     assert status == 0 and "Drawing 1 images, 4 are already there" in output and (tmp_path / "two" / "3.png").exists()
-    status, _, errors = finish(launch([*command, tmp_path / "two", "--seed", 1], 29517))
+    status, _, errors = finish(launch([*command, tmp_path / "two", "--seed", 1]))
     assert status == 1 and errors.count("error: ") == 1 and "seed: 0 there, 1 now" in errors
 
 
@@ -135,7 +138,7 @@ def test_two_processes_measure_what_one_measures(tmp_path, run_script):
     command = ["cal_kid.py", "--real_images", tmp_path / "call", "--fake_images", tmp_path / "peace", "--features",
                "synthetic", "--device", "cpu", "--num_workers", 1, "--cache_dir", tmp_path / "cache", "--output"]
     alone = run_script([*command, tmp_path / "one.jsonl"])
-    status, output, errors = finish(launch([*command, tmp_path / "two.jsonl"], 29518))
+    status, output, errors = finish(launch([*command, tmp_path / "two.jsonl"]))
     assert alone.returncode == status == 0, errors
     (one,), (two,) = (read_rows(tmp_path / f"{name}.jsonl") for name in ("one", "two"))
     assert one.pop("kid") == pytest.approx(two.pop("kid"), rel=1e-4)
