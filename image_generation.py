@@ -11,11 +11,11 @@ neither the batch size nor an interruption changes it, nor the number of process
 """
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from utils import cli, processes
 
-WEIGHT_DTYPES = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
 GRID_IMAGES, GRID_COLUMNS, GRID_PIXELS = 64, 8, 256
 
 
@@ -44,8 +44,8 @@ def parse_args(argv=None):
                         help="sampler; each is deterministic (eta 0)")
     parser.add_argument("--resolution", type=cli.positive_int,
                         help="side length in pixels (default: what the model was trained at)")
-    parser.add_argument("--mixed_precision", choices=tuple(WEIGHT_DTYPES), default="no",
-                        help="number format of the U-Net; fp16 and bf16 need a GPU")
+    parser.add_argument("--mixed_precision", choices=("auto", "no", "fp16", "bf16"), default="auto",
+                        help="number format of the U-Net; auto is bf16 on GPUs that have it, else no")
     parser.add_argument("--compile", action="store_true",
                         help="translate the U-Net with torch.compile: minutes at the start, then faster on a GPU; "
                              "needs a C++ compiler")
@@ -165,12 +165,13 @@ def main(args):
         "num_inference_steps": args.num_inference_steps,
         "guidance_scale": args.guidance_scale,
         "scheduler": args.scheduler,
-        "mixed_precision": args.mixed_precision,
         "compile": args.compile,
         "format": args.format,
     }
     if args.resolution:
         settings["resolution"] = args.resolution
+    if args.mixed_precision != "auto":
+        settings["mixed_precision"] = args.mixed_precision
     processes.join(args.device)
     processes.decide(lambda: check_settings(args, paths, settings))
     has_fusion = (args.ckpt / "fusion.json").is_file()
@@ -187,11 +188,10 @@ def main(args):
     from utils.fusion import check_sizes, load_fusion
     from utils.gesture_encoder import load_feature
     from utils.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
+    from utils.train_settings import choose_precision
 
     device = resolve_device(args.device)
-    weight_dtype = getattr(torch, WEIGHT_DTYPES[args.mixed_precision])
-    if weight_dtype != torch.float32 and device.type == "cpu":
-        raise cli.UserError(f"--mixed_precision {args.mixed_precision} needs a GPU; leave the flag out")
+    settings["mixed_precision"], weight_dtype = choose_precision(args.mixed_precision, device)
     fusion, feature, fusion_config, name = None, None, {}, str(args.ckpt)
     is_lora = has_fusion and (args.ckpt / stable_diffusion.LORA_FILE).is_file()
     if has_fusion:
@@ -237,24 +237,32 @@ def main(args):
     sd.unet.to(device, weight_dtype)
     sd.vae.to(device)
     if args.compile:
-        sd.unet.to(memory_format=torch.channels_last)
-        sd.unet.compile()
+        stable_diffusion.compile_unet(sd.unet)
     sampler = stable_diffusion.build_sampler(sd, args.scheduler)
-    with tqdm(total=len(todo), unit="image", disable=not todo) as progress:
+    saving = []  # images are compressed and written while the next ones are drawn
+    with ThreadPoolExecutor() as pool, tqdm(total=len(todo), unit="image", disable=not todo) as progress:
         for start in range(0, len(todo), args.batch_size):
             batch = todo[start:start + args.batch_size]
+            if args.compile:  # a shorter batch would be translated anew; what is drawn beyond it is not saved
+                batch += [batch[-1]] * (min(args.batch_size, len(todo)) - len(batch))
             generators = [stable_diffusion.image_generator(args.seed, i) for i in batch]
             try:
                 images = stable_diffusion.sample_images(
                     sd, sampler, prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds, generators,
                     resolution, resolution, args.num_inference_steps, args.guidance_scale, weight_dtype)
             except torch.OutOfMemoryError as error:
-                raise cli.UserError(f"--batch_size {args.batch_size} is too much for {device}") from error
+                remedy = f"--batch_size {args.batch_size // 2}" if args.batch_size > 1 else "a smaller --resolution"
+                raise cli.UserError(f"{device}: too little memory for a batch of {args.batch_size}; try "
+                                    f"{remedy}") from error
             if not images.isfinite().all():
                 raise cli.UserError(f"{listed[batch[0]]}: not a number; try --mixed_precision bf16 or no")
-            for i, image in zip(batch, stable_diffusion.to_pil(images), strict=True):
-                save_image(image, listed[i])
-            progress.update(len(batch))
+            for saved in saving:
+                saved.result()
+            drawn = dict(zip(batch, stable_diffusion.to_pil(images), strict=True))
+            saving = [pool.submit(save_image, image, listed[i]) for i, image in drawn.items()]
+            progress.update(len(drawn))
+        for saved in saving:
+            saved.result()
 
     # Save the contact sheet.
     processes.wait_for_all()

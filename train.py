@@ -48,6 +48,9 @@ def parse_args(argv=None):
     parser.add_argument("--compile", action="store_true",
                         help="translate the U-Net with torch.compile: minutes at the start, then faster on a GPU; "
                              "needs a C++ compiler")
+    parser.add_argument("--allow_tf32", action="store_true",
+                        help="fp32 matrix products with a mantissa of 10 bits, on GPUs that have it: faster where "
+                             "--mixed_precision is no, as with --preset paper")
     parser.add_argument("--num_workers", type=cli.positive_int,
                         help="Stage I: processes (default: one per core)")
     parser.add_argument("--num_validation_images", type=cli.nonnegative_int, default=4,
@@ -211,14 +214,14 @@ def begin(run, args, settings):
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(args, device):
+def explain_out_of_memory(args):
     """Context in which a training that does not fit into memory ends in a UserError with the flags that help."""
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise cli.UserError(f"{device} has too little memory for this training; try "
+        raise cli.UserError(f"--device {args.device} has too little memory for this training; try "
                             f"{train_settings.suggest_memory(args)}") from error
 
 
@@ -239,6 +242,7 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
 
     device = resolve_device(args.device)
     precision, weight_dtype = train_settings.choose_precision(args.mixed_precision, device)
+    torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
     sd = stable_diffusion.load_stable_diffusion(args.pretrained_model_name_or_path)
     resolution = training_set.choose_resolution(sd, args.resolution)
     is_resumed = processes.decide(lambda: begin(run, args, settings))
@@ -274,7 +278,7 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
 
     # Stages II and III.
     data = training_set.TrainingSet(sd, moments, embeds[1:last], embeds[:1], torch.zeros_like(embeds[1:last]))
-    with Interruption() as interruption, explain_out_of_memory(args, device):
+    with Interruption() as interruption:
         losses = train(run, args, settings, accelerator, denoiser, data, interruption)
 
     # Draw the same samples again, save the losses and, last of all, the model.
@@ -317,7 +321,8 @@ def main(args):
         if num_without and processes.is_first():
             cli.warn(f"{num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, which "
                      "enrich_captions.py puts in")
-        train_gesture(run, args, settings, gesture, paths, captions, boxes)
+        with explain_out_of_memory(args):
+            train_gesture(run, args, settings, gesture, paths, captions, boxes)
 
 
 if __name__ == "__main__":

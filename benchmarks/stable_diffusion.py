@@ -59,6 +59,21 @@ def build_parts(size, device):
                            vae_scale_factor=2 ** (blocks - 1))
 
 
+def start_row(device):
+    """Leaves nothing of the row before: its models, its translated code, its precision."""
+    import gc
+
+    import torch
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch._dynamo.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def build_data(sd, size, num_images):
     """A TrainingSet of random numbers."""
     import torch
@@ -116,6 +131,8 @@ def measure_stage(stage_name, args, device, precision, preset="improved", batch_
     from utils.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise
     from utils.train_settings import fill_preset
 
+    start_row(device)
+    torch.backends.cuda.matmul.allow_tf32 = preset == "paper"  # as with --allow_tf32
     batch_size = batch_size or args.batch_size
     num_images = 2 * batch_size
     settings = argparse.Namespace(preset=preset, seed=0, batch_size=batch_size, embedding_batch_size=batch_size,
@@ -128,11 +145,12 @@ def measure_stage(stage_name, args, device, precision, preset="improved", batch_
     if checkpointing:
         sd.unet.enable_gradient_checkpointing()
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-    stage = (embedding_stage if stage_name == "Stage II" else finetune_stage)(accelerator, denoiser, data, settings)
-    updates = optimise(accelerator, denoiser, data, stage, 0)
-    work = count_work(lambda: next(updates))
     if args.compile:
         denoiser.compile_unet()
+    stage = (embedding_stage if stage_name == "Stage II" else finetune_stage)(accelerator, denoiser, data, settings)
+    updates = optimise(accelerator, denoiser, data, stage, 0)
+    with torch.compiler.set_stance("force_eager"):  # translated code has no operations to count
+        work = count_work(lambda: next(updates))
     seconds, peak = time_calls(lambda: next(updates), args.num_updates, device)
     return {"rate": batch_size / seconds, "work": work / batch_size, "peak": peak, "batch": batch_size,
             "dtype": precision}
@@ -142,13 +160,15 @@ def measure_generation(args, device, weight_dtype, precision):
     """A row of sample_images with guidance, images per second."""
     import torch
 
-    from utils.stable_diffusion import build_sampler, image_generator, sample_images
+    from utils.stable_diffusion import build_sampler, compile_unet, image_generator, sample_images
 
+    start_row(device)
     sd = build_parts(args.size, device)
+    sd.unet.to(weight_dtype)  # as image_generation.py has it
     data = build_data(sd, args.size, args.batch_size)
     resolution = SIZES[args.size]["unet"]["sample_size"] * sd.vae_scale_factor
     if args.compile:
-        sd.unet.compile()
+        compile_unet(sd.unet)
 
     def draw():
         with torch.no_grad():
@@ -156,7 +176,8 @@ def measure_generation(args, device, weight_dtype, precision):
             sample_images(sd, build_sampler(sd), data.prompt_embeds, data.negative_embeds, generators, resolution,
                           resolution, SIZES[args.size]["inference_steps"], 3.0, weight_dtype)
 
-    work = None if args.compile else count_work(draw) / args.batch_size
+    with torch.compiler.set_stance("force_eager"):
+        work = count_work(draw) / args.batch_size
     seconds, peak = time_calls(draw, 1, device)
     return {"rate": args.batch_size / seconds, "work": work, "peak": peak, "batch": args.batch_size,
             "dtype": precision}
@@ -171,6 +192,7 @@ def measure_published(stage_name, args, device):
 
     from utils.three_stage import denoising_loss
 
+    start_row(device)
     sd = build_parts(args.size, device)
     data = build_data(sd, args.size, 1)
     embeds = data.prompt_embeds.to(device).requires_grad_(stage_name == "Stage II")
@@ -198,6 +220,7 @@ def measure_eager(args, device, precision, weight_dtype):
 
     from utils.three_stage import denoising_loss
 
+    start_row(device)
     sd = build_parts(args.size, device)
     data = build_data(sd, args.size, args.batch_size)
     embeds = data.prompt_embeds.to(device)
@@ -225,8 +248,9 @@ def measure_eager(args, device, precision, weight_dtype):
 # Printing
 
 
-def print_row(name, row, matrix_rate):
-    """One line of the table."""
+def print_row(name, row, matrix_rates):
+    """One line of the table; matrix_rates: {precision: TFLOP/s}."""
+    matrix_rate = matrix_rates[row["dtype"]]
     speed = row["work"] and row["work"] * row["rate"]
     cells = [name, row["dtype"], row["batch"], f"{row['rate']:.3g}", f"{1000 * row['batch'] / row['rate']:.1f}",
              f"{speed:.3g}" if speed else "-", f"{speed / matrix_rate:.0%}" if speed else "-",
@@ -247,9 +271,11 @@ def main(args):
 
     device = resolve_device(args.device)
     precision, weight_dtype = choose_precision("auto", device)
-    matrix_rate = measure_matrix(args.size, device, weight_dtype)
+    matrix_rates = {name: measure_matrix(args.size, device, dtype)
+                    for name, dtype in {"no": torch.float32, precision: weight_dtype}.items()}
+    reached = ", ".join(f"{rate:.3g} TFLOP/s ({name})" for name, rate in matrix_rates.items())
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{args.size} on {name}, torch {torch.__version__}; a matrix product reaches {matrix_rate:.3g} TFLOP/s\n")
+    print(f"{args.size} on {name}, torch {torch.__version__}; a matrix product reaches {reached}\n")
     print("| | precision | batch | samples/s | ms per update | TFLOP/s | of the matrix rate | peak memory |")
     print("|---|---|---|---|---|---|---|---|")
 
@@ -257,7 +283,7 @@ def main(args):
 
     def report(name, row):
         rows[name] = row
-        print_row(name, row, matrix_rate)
+        print_row(name, row, matrix_rates)
 
     report("Stage II", measure_stage("Stage II", args, device, precision))
     report("Stage III", measure_stage("Stage III", args, device, precision))

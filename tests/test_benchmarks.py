@@ -2,6 +2,8 @@
 
 import re
 
+import torch
+
 from benchmarks import stable_diffusion
 
 
@@ -16,3 +18,13 @@ def test_every_row_of_the_training_benchmark_is_measured(capsys):
     work = {row[0]: float(row[5]) / float(row[3]) for row in rows}  # TFLOP per sample
     assert work["Stage II"] < 0.8 * work["published Stage II"]  # no gradients of the frozen U-Net
     assert re.search(r"[\d.]+ times as fast as the published loop", lines[-2])
+
+
+def test_rows_of_different_precision_follow_each_other():
+    """As on a GPU, where the preset paper is fp32 and the others bf16."""
+    args = stable_diffusion.parse_args(["--batch_size", "2", "--num_updates", "1", "--device", "cpu"])
+    device = torch.device("cpu")
+    rows = [stable_diffusion.measure_stage("Stage III", args, device, "bf16"),
+            stable_diffusion.measure_stage("Stage III", args, device, "no", "paper", batch_size=1),
+            stable_diffusion.measure_generation(args, device, torch.bfloat16, "bf16")]
+    assert [row["dtype"] for row in rows] == ["bf16", "no", "bf16"] and all(row["rate"] > 0 for row in rows)

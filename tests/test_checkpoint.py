@@ -147,9 +147,10 @@ def test_pickles_are_not_opened(checkpoints, tmp_path):
 # Exact resume of a stage, in one process
 
 
-def make_run(base, stage_number, preset, **changes):
+def make_run(base, stage_number, preset, memory_format=torch.contiguous_format, **changes):
     """(denoiser, data, stage) of a run that is the same each time it is made."""
     sd = copy.deepcopy(base)
+    sd.unet.to(memory_format=memory_format)
     settings = argparse.Namespace(preset=preset, seed=0, **changes)
     fill_preset(settings)
     generator = torch.Generator().manual_seed(0)
@@ -167,6 +168,7 @@ def make_run(base, stage_number, preset, **changes):
     (2, "improved", 3, {}), (2, "improved", 8, {}), (2, "paper", 5, {}), (3, "improved", 4, {}), (3, "paper", 7, {}),
     (3, "improved", 4, {"lora_rank": 2}), (3, "improved", 4, {"optimizer": "adafactor"}),
     (3, "improved", 4, {"optimizer": "adamw8bit"}), (3, "paper", 7, {"optimizer": "adafactor"}),
+    (3, "improved", 4, {"memory_format": torch.channels_last}),
 ])
 def test_a_restored_stage_ends_in_the_same_bits(tiny_pipeline, tmp_path, stage_number, preset, stop, more):
     if more.get("optimizer") == "adamw8bit":

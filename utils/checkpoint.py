@@ -116,7 +116,8 @@ class CheckpointFolder:
 def write_tensors(path, tensors):
     """Writes {key: tensor} as safetensors; a full disk is an OSError as everywhere else."""
     try:
-        save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, path)
+        # First to the CPU: a contiguous copy of channels_last weights would stand beside them on the GPU
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         if code is None:

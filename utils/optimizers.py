@@ -57,3 +57,8 @@ def load_optimizer_tensors(optimizer, tensors):
             values = values.setdefault(key, {})
         values[keys[-1]] = int(tensor) if name.endswith(INTEGER) else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    # Files hold contiguous tensors; a fused step takes the state in the memory layout of its parameter, or fails
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

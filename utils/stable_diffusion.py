@@ -170,7 +170,7 @@ def add_lora(unet, rank, seed=0):
     Hu et al. 2021, with a scale of 1. UserError without the package peft.
     """
     unet.requires_grad_(False)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet.add_adapter(import_peft().LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_LAYERS)))
 
@@ -210,6 +210,12 @@ def load_lora(sd, folder):
         sd.unet.unload_lora()
 
     load_part(str(path), "LoRA", load)
+
+
+def compile_unet(unet):
+    """Has torch.compile translate a U-Net when it first runs: for each shape of a batch anew, not for all of them."""
+    unet.to(memory_format=torch.channels_last)
+    unet.compile(dynamic=False)
 
 
 def check_resolution(sd, resolution=None):
@@ -277,6 +283,8 @@ def decode_latents(sd, latents):
     except torch.OutOfMemoryError:
         if sd.vae.use_slicing or len(latents) == 1:
             raise
+        images = None
+    if images is None:  # out here, where the error no longer holds what the failed attempt had computed
         sd.vae.enable_slicing()
         images = sd.vae.decode(latents).sample
     return (images.float() / 2 + 0.5).clamp(0, 1)
@@ -301,7 +309,7 @@ def sample_images(sd, sampler, prompt_embeds, negative_embeds, generators, heigh
     negative_embeds (1, L, d) is the unconditional side of classifier-free guidance (Ho and Salimans 2022,
     eq. 6 with w = guidance_scale - 1): 0 ignores the prompt, 1 is the plain conditional model. The first
     noise of image i is drawn on the CPU from generators[i], so that no image depends on its batch. The U-Net
-    runs under autocast when `weight_dtype` is not fp32; latents and VAE keep fp32.
+    runs under autocast when `weight_dtype` is not that of its weights; latents and VAE keep fp32.
     """
     device = sd.unet.device
     shape = (sd.unet.config.in_channels, height // sd.vae_scale_factor, width // sd.vae_scale_factor)
@@ -312,12 +320,14 @@ def sample_images(sd, sampler, prompt_embeds, negative_embeds, generators, heigh
     if guided:
         prompt_embeds = torch.cat([negative_embeds.to(prompt_embeds).expand_as(prompt_embeds), prompt_embeds])
 
-    sampler.set_timesteps(num_inference_steps, device=device)
-    for timestep in tqdm(sampler.timesteps, desc="denoising", unit="step", leave=False, delay=5):
+    # The sampler looks its coefficients up on the CPU; timesteps on the GPU would make it wait in every step
+    sampler.set_timesteps(num_inference_steps)
+    steps = list(zip(sampler.timesteps, sampler.timesteps.to(device), strict=True))
+    for timestep, device_timestep in tqdm(steps, desc="denoising", unit="step", leave=False, delay=5):
         model_input = torch.cat([latents, latents]) if guided else latents
         model_input = sampler.scale_model_input(model_input, timestep).to(sd.unet.dtype)
-        with torch.autocast(device.type, dtype=weight_dtype, enabled=weight_dtype != torch.float32):
-            output = sd.unet(model_input, timestep, encoder_hidden_states=prompt_embeds).sample.float()
+        with torch.autocast(device.type, dtype=weight_dtype, enabled=weight_dtype != sd.unet.dtype):
+            output = sd.unet(model_input, device_timestep, encoder_hidden_states=prompt_embeds).sample.float()
         if guided:
             unconditional, conditional = output.chunk(2)
             output = unconditional + guidance_scale * (conditional - unconditional)

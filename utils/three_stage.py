@@ -16,7 +16,7 @@ from utils import processes
 from utils.cli import UserError
 from utils.fusion import fuse
 from utils.optimizers import build_optimizer
-from utils.stable_diffusion import add_lora, image_generator, sample_latents
+from utils.stable_diffusion import add_lora, compile_unet, image_generator, sample_latents
 from utils.training_plan import Plan, Schedule
 from utils.weight_average import WeightAverage
 
@@ -49,9 +49,11 @@ class GestureDenoiser(torch.nn.Module):
         self.is_compiled = False
 
     def compile_unet(self):
-        """Has torch.compile translate the U-Net when it first runs; every batch must then have the same shape."""
-        self.unet.to(memory_format=torch.channels_last)
-        self.unet.compile()
+        """Has torch.compile translate the U-Net when it first runs, once for each shape of a batch.
+
+        To be called before the stages: their optimisers and averages take the memory layout of the weights.
+        """
+        compile_unet(self.unet)
         self.is_compiled = True
 
     def fuse_prompts(self, prompt_embeds):
@@ -173,7 +175,10 @@ def draw_batch(data, stage, step, seed, device, is_padded=False):
         kept = chances[:, 1] >= stage.residual_dropout
         batch["residuals"] = data.residuals[images] * kept[:, None, None]
     else:
-        batch["residuals"] = stage.residual[places]
+        if places == list(range(len(places))):  # a list of places would be copied to the GPU, which waits for it
+            batch["residuals"] = stage.residual[: len(places)]
+        else:
+            batch["residuals"] = stage.residual[torch.tensor(places).to(device, non_blocking=True)]
     batch["weights"] = torch.tensor(weights)
     if torch.device(device).type == "cuda":  # only from pinned memory does the copy run beside the GPU's work
         batch = {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in batch.items()}

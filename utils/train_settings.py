@@ -108,7 +108,8 @@ def choose_precision(mixed_precision, device):
     import torch  # here, because parse_args needs this module
 
     if mixed_precision == "auto":
-        mixed_precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        mixed_precision = "bf16" if has_bf16 else "no"
     if mixed_precision == "fp16" and device.type == "cpu":
         raise cli.UserError("--mixed_precision fp16 needs a GPU; choose no or bf16")
     dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
