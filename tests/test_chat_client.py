@@ -157,7 +157,6 @@ def test_retry_after_may_be_a_date():
 @pytest.mark.parametrize(("bad", "words"), [
     (status(401), "OPENAI_API_KEY"), (status(403), "OPENAI_API_KEY"), (status(402), "HTTP 402"),
     (status(404, '{"error": {"message": "model not found"}}'), "model not found.*--model llama3"),
-    (status(400, '{"error": "no\\nsuch field"}'), "no such field"),
     (status(429, Retry_After="4000"), "asks to wait 4000 s"),
     (status(429, '{"error": {"code": "insufficient_quota", "message": "pay"}}'), "pay.*top up"),
 ])
@@ -165,6 +164,21 @@ def test_what_waiting_does_not_mend_ends_at_once_in_one_line(bad, words):
     with pytest.raises(UserError, match=words) as caught:
         ask(lambda *_: bad)
     assert len(caught.value.requests) == 1 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [400, 413, 422])
+def test_one_caption_that_is_refused_has_no_answer_and_the_next_is_asked(code):
+    refused = status(code, '{"error": {"code": "content_filter", "message": "no\\nsuch words"}}')
+    good, bad = (Question(build_prompt(caption, PHRASE), 0, is_greedy=True) for caption in ("a man", "a filtered man"))
+    with ChatServer(lambda caption, _: refused if "filtered" in caption else answer(GOOD)) as server:
+        client = ChatClient(server.address, "llama3", 5, retries=3)
+        with pytest.raises(NoAnswerError, match=f"HTTP {code}, 'no such words'; correct --model or --api_base"):
+            client.ask([bad])  # nothing is known of the server yet
+        assert client.ask([good]) == [Answer(GOOD)]
+        with pytest.raises(NoAnswerError, match=f"HTTP {code}, 'no such words'$"):
+            client.ask([bad])
+        assert client.ask([good]) == [Answer(GOOD)]
+        assert len(server.requests) == 4  # none is sent again
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])

@@ -203,6 +203,26 @@ def test_a_server_that_answers_nothing_ends_the_run_and_a_single_line_does_not(e
     assert "3 accepted, 1 no answer (1 replaced)" in result.stdout
 
 
+@pytest.mark.parametrize("refused", [CAPTIONS[0], CAPTIONS[3]])
+def test_a_caption_that_the_server_refuses_is_left_to_the_rules(enrich, data, refused):
+    filtered = status(400, '{"error": {"code": "content_filter", "message": "filtered"}}')
+    with ChatServer(lambda caption, n: filtered if caption == refused else well_behaved(caption, n)) as server:
+        result = enrich(*api(server, "--num_parallel", "1"))
+    assert result.returncode == 0 and "3 accepted, 1 no answer" in result.stdout, result.stderr
+    assert [line.rstrip(".") for line in lines_of(data / "call/train/BLIP2_enriched.txt")] == [
+        line.rstrip(".") for line in BY_RULES]
+
+
+def test_a_server_that_refuses_every_caption_ends_the_run(enrich, data):
+    write_captions(data, [f"man number {i}" for i in range(30)])
+    wrong = status(400, '{"error": {"message": "no model llama3"}}')
+    with ChatServer(lambda *_: wrong) as server:
+        result = enrich(*api(server, "--num_parallel", "1"))
+        assert len(server.requests) < 10
+    assert result.returncode == 1 and "no model llama3" in result.stderr and "correct --model" in result.stderr
+    assert not (data / "call/train/BLIP2_enriched.txt").exists()
+
+
 def test_ctrl_c_ends_a_run_that_waits_for_a_server(data):
     with ChatServer(lambda *_: stall(60)) as server:
         command = [sys.executable, "enrich_captions.py", "--gesture", "call", "--data_dir", data, "--split", "train",

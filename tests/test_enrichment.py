@@ -70,18 +70,69 @@ def test_a_good_answer_is_taken_without_spaces_and_quotation_marks_around_it(tex
     (f"Modified sentence: {GOOD}", "talks about the task"), (f"Certainly! {GOOD}", "talks about the task"),
     (f"{GOOD} (Note: I replaced the gesture)", "talks about the task"), (f"**{GOOD}**", "talks about the task"),
     (f"{GOOD}<|eot_id|>", "talks about the task"), (f"I have changed it to {GOOD}", "talks about the task"),
-    (f'"{GOOD}" is the sentence', "quotation mark"),
+    (f'"{GOOD}" is the sentence', "a mark that the caption lacks"),
     (CAPTION, "without the phrase"), (GOOD.upper(), "other letters"), (f"{GOOD}s", "other letters"),
     ("a girl in a green shirt and glasses making a phone call hand gesture", "without the phrase"),
     (f"{GOOD}, {PHRASE}", "the phrase 2 times"), (f"Making phone call hand gesture, {GOOD}", "the phrase 2 times"),
     (f"{CAPTION}, {PHRASE}", "'giving the peace sign'"), (f"{GOOD} and giving a thumbs up", "another gesture"),
     (f"{GOOD} and making stop hand gesture", "'making stop hand gesture'"), (f"{GOOD} while waving", "another gesture"),
-    (PHRASE, "keeps 0 of 8 words"), (f"a man on a horse {PHRASE}", "keeps 2 of 8 words"),
+    (PHRASE, "keeps 0 of 4 words"), (f"a man on a horse {PHRASE}", "keeps 0 of 4 words"),
     (f"{GOOD} in a big room" + " with many people" * 6, "words beside the phrase"),
 ])
 def test_a_bad_answer_is_refused_with_the_reason(text, reason):
     enriched, fault = check_answer(Answer(text), CAPTION, TARGET)
     assert enriched is None and reason in fault
+
+
+@pytest.mark.parametrize("form", [
+    "Got it. {}", "Understood. {}", "You got it: {}", "The sentence is {}", "The answer is {}", "Result - {}",
+    "assistant: {}", "Sure {}", "# {}", "> {}", "* {}", "{}. Hope this helps!",
+    "{}. This sentence includes the gesture.", "{} (modified)", "{} [corrected]", "{} </s>", "{} [/INST]",
+    "{} <end_of_turn>", "{} <br>", "{} 👍", "{}'", "{}.'", "'{}", '{}"', "“{}", "{} instead of peace"])
+def test_what_a_model_says_around_the_caption_is_refused(form):
+    assert check_answer(Answer(form.format(GOOD)), CAPTION, TARGET)[1] is not None
+
+
+@pytest.mark.parametrize(("caption", "text"), [
+    ("a girl in a green shirt with thumbs up", "a girl in a green shirt with ~"),
+    ("a girl in a green shirt with her hand up", "a girl in a green shirt with her hand ~"),
+    ("a man holding his hand in a peace sign", "a man holding his hand in a ~"),
+    ("a man making a hand gesture", "a man making a hand gesture ~"),
+    ("a man making a hand gesture", "a man making a hand gesture, ~"),
+    ("a man making a funny hand gesture", "a man making a funny ~"),
+    ("a man making a funny hand gesture", "a man making a funny face and ~"),
+    ("a girl in a green shirt", "a girl in a red shirt ~"), ("a girl in a green shirt", "a boy in a green shirt ~"),
+    ("a girl in a long green coat and black boots", "a girl in a long red coat and black boots ~"),
+    ("a man", "a young man ~"), ("a girl in a green shirt", "a girl in no green shirt ~"),
+    ('a man making the "ok" sign', 'a man "~"'),
+])
+def test_an_answer_that_is_no_sentence_or_says_something_else_is_refused(caption, text):
+    assert check_answer(Answer(text.replace("~", PHRASE)), caption, TARGET)[1] is not None
+
+
+@pytest.mark.parametrize(("caption", "text"), [
+    ("a man giving a thumbs up in a photo", "a man ~ in a photo"), ("a woman making a funny hand gesture", "a woman ~"),
+    ("a man holding his hand up to his face", "a man ~"), ("a man pointing to his head", "a man ~"),
+    ("a man wearing a hat and waving at the camera", "a man wearing a hat and ~"),
+    ("a man making a gesture with his thumb and index finger", "a man ~"),
+    ("a woman smiles and waves", "a woman is smiling and ~"), ("two men sit", "two men are sitting, ~"),
+    ("a man with headphones on", "a man with headphones on ~"),
+    ("a man making a funny face", "a man making a funny face ~"),
+    ("a man in a kitchen", "In a kitchen, a man is ~."), ("#1 fan, a man [left]", "#1 fan, a man ~ [left]"),
+    ('a man with a sign that says "stop"', 'a man with a sign that says "stop" ~'),
+])
+def test_an_answer_that_keeps_what_the_caption_says_beside_hands_is_taken(caption, text):
+    text = text.replace("~", PHRASE)
+    assert check_answer(Answer(text), caption, TARGET) == (text, None)
+
+
+@pytest.mark.parametrize("marks", ["''", '""', "‘’", "``"])
+def test_quotation_marks_around_a_line_go_although_it_has_an_apostrophe(marks):
+    text = f"a man's hand on the boys' table {PHRASE}"
+    for end in ("", "."):
+        answer = Answer(f"{marks[0]}{text}{end}{marks[1]}")
+        assert check_answer(answer, "a man's hand on the boys' table", TARGET) == (text + end, None)
+    assert check_answer(Answer(f"{marks[0]}{text}{marks[1]}."), "a man's hand on the boys' table", TARGET)[0] == text
 
 
 def test_an_answer_that_was_cut_off_is_refused():

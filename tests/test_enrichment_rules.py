@@ -219,6 +219,7 @@ a man sticking his middle finger up -> a man ~
 a man is holding a peace sign up -> a man is ~
 a man making a gesture with his thumb and index finger -> a man ~
 a man making a phone sign with his thumb and pinky -> a man ~
+a man making a sign with his thumb and index finger -> a man ~
 a woman making a small gesture with her thumb and index finger -> a woman ~
 a man with his hand in the shape of a phone -> a man ~
 a man with his hand in the shape of a fist -> a man ~
@@ -416,6 +417,8 @@ a man with his hand on his face -> a man with his hand on his face ~
 a woman holding a cell phone -> a woman holding a cell phone ~
 a woman on a couch reading -> a woman on a couch reading ~
 a beach with sand and waves -> a beach with sand and waves ~
+an island with sunset and waves -> an island with sunset and waves ~
+a man holding a picture of a fist -> a man holding a picture of a fist ~
 a man covering his mouth with his hands -> a man covering his mouth with his hands ~
 a man with his hands folded on the table -> a man with his hands folded on the table ~
 a boy making a funny face with his fingers -> a boy making a funny face with his fingers ~

@@ -22,6 +22,7 @@ TEMPERATURE = 0.7  # of answers after the first
 MAX_ANSWER_TOKENS = 256
 MAX_BYTES = 2**20  # of a response
 TRANSIENT = {408, 409, 425, 429}  # and 500 upwards
+REFUSES_ONE = {400, 413, 422}  # may be about this caption alone, as a content filter is
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts; doubled each time
 LONGEST_RETRY_AFTER = 300.0  # seconds a server may ask us to wait
 
@@ -137,7 +138,7 @@ class ChatClient:
         raise NoAnswerError(f"{self.name}: {problem} ({attempt + 1} attempts)")
 
     def send(self, body):
-        """One request: Answer, or TransientError, or UserError."""
+        """One request: Answer, or TransientError, or NoAnswerError, or UserError."""
         secure = self.address.scheme == "https"
         connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         connection = connect(self.address.hostname, self.address.port, timeout=self.timeout)
@@ -191,7 +192,7 @@ class ChatClient:
         return one_line(" ".join(text.split()))[:200]
 
     def read_response(self, response, text):
-        """Answer of a response that has come, or TransientError, or UserError."""
+        """Answer of a response that has come, or TransientError, or NoAnswerError, or UserError."""
         status = response.status
         if 300 <= status < 400:
             host = urllib.parse.urlsplit(response.getheader("Location", "")).netloc or "another address"
@@ -210,7 +211,7 @@ class ChatClient:
         return Answer(answer.text.replace(self.key, "***"), answer.is_whole) if self.key else answer
 
     def refuse(self, status, text, wait):
-        """TransientError or UserError of an HTTP status from 400 on."""
+        """TransientError, NoAnswerError or UserError of an HTTP status from 400 on."""
         try:
             error = json.loads(text)["error"]
             detail, code = (error, None) if isinstance(error, str) else (error.get("message"), error.get("code"))
@@ -226,4 +227,7 @@ class ChatClient:
                   403: f"set {KEY_VARIABLE} to a key that may use it",
                   404: f"is --model {self.model} there, and does --api_base end in /v1?",
                   429: "top up the account, then give the same command again"}
-        raise UserError(f"{self.name}: {problem}; {remedy.get(status, 'correct --model or --api_base')}")
+        message = f"{self.name}: {problem}; {remedy.get(status, 'correct --model or --api_base')}"
+        if status in REFUSES_ONE and code != "insufficient_quota":  # if it says so to every caption, the run ends
+            raise NoAnswerError(f"{self.name}: {problem}" if self.has_answered else message)
+        raise UserError(message)

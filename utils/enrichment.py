@@ -1,20 +1,13 @@
-"""Captions rewritten by a language model: the prompt, the check of each answer, who is asked again, the rules last."""
+"""Captions rewritten by a language model: the prompt, who is asked again, the rules last."""
 
 import hashlib
 import queue
-import re
 import threading
 from dataclasses import dataclass
 
+from utils.answer_check import check_answer
 from utils.cli import UserError
-from utils.enrichment_rules import (
-    enrich_by_rules,
-    find_other_gesture,
-    has_phrase_once,
-    phrase_pattern,
-    to_one_line,
-)
-from utils.gesture_words import DET, MAKE, OWNER
+from utils.enrichment_rules import enrich_by_rules, has_phrase_once, to_one_line
 
 # The instruction of the released programs, word by word.
 PROMPT = (
@@ -23,22 +16,6 @@ PROMPT = (
     "append '{phrase}' to the end of the sentence. The original sentence is: '{caption}.' The final sentence must "
     "include '{phrase}' exactly as it is. Provide the modified sentence directly and independently."
 )
-QUOTES = ('""', "''", "``", "“”", "‘’", "„“", "«»")
-DOUBLE_VERB = re.compile(rf"\b{MAKE} {OWNER} {DET}$", re.IGNORECASE)  # "giving the making phone call hand gesture"
-PREAMBLE = re.compile(
-    r"(?:sure|certainly|of course|absolutely|okay|ok|great|yes|alright|no problem|happy to help)"
-    r"(?:[,.!:]| [-–—] | here\b)"
-    r"|here(?:'s|’s| is| are| you go)\b"
-    r"|(?:modified|revised|final|corrected|updated|rewritten)\s*:|<think|[-*•] |\d+[.)] "
-    r"|as an? (?:ai|language)"
-    r"|i(?:'m|’m| am| have|'ve|’ve| can| will|'ll|’ll| cannot|'d|’d) |(?:the )?(?:\w+ ){0,2}(?:sentence|caption|answer"
-    r"|output|version|result)(?: (?:is|would be|reads))?:|(?:the )?(?:modified|revised|final|corrected|original|updated"
-    r"|rewritten) (?:sentence|caption)\b", re.IGNORECASE)
-COMMENTARY = re.compile(
-    r"\bnote:|\bnote that\b|\bi (?:have )?(?:modified|replaced|changed|added|appended|removed|kept)\b"
-    r"|\b(?:original|modified|final) sentence\b|\bhand gesture information\b|[*_#]{2}|<\||</?think", re.IGNORECASE)
-WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-LEAST_KEPT, MOST_ADDED = 0.75, 4  # share of the caption's words, and words (and half as many as it has)
 
 ACCEPTED, ASKED_AGAIN, RULES, NO_ANSWER = "accepted", "asked again", "rules", "no answer"
 MAX_FAILED = 5  # lines in a row without an answer, after which a server counts as down
@@ -74,73 +51,6 @@ def line_seed(seed, line, attempt):
     """A number below 2^31 for the given attempt at a line, so that no line depends on the others."""
     digest = hashlib.sha256(f"enrich:{seed}:{line}:{attempt}".encode()).digest()
     return int.from_bytes(digest[:4], "little") >> 1
-
-
-# Check
-
-
-def clean_answer(text):
-    """`text` without spaces around it, and without quotation marks around the whole of it."""
-    text = text.strip()
-    for opening, closing in QUOTES:
-        inner = text[1:-1]
-        if len(text) > 1 and text[0] == opening and text[-1] == closing and not {opening, closing} & {*inner}:
-            return inner.strip()
-    return text
-
-
-def count_words(text, words):
-    """How many of `words` (a list) are in `text`, each as often as it is there."""
-    left = WORDS.findall(text.lower())
-    kept = 0
-    for word in words:
-        if word in left:
-            left.remove(word)
-            kept += 1
-    return kept
-
-
-def find_fault(text, caption, target):
-    """Why the cleaned answer `text` cannot be the enriched `caption`; None if it can."""
-    if not text:
-        return "empty"
-    if len(text.splitlines()) > 1:
-        return "several lines"
-    if (match := PREAMBLE.match(text) or COMMENTARY.search(text)) and match.group().lower() not in caption.lower():
-        return f"talks about the task ({match.group().strip()!r})"
-    if text[0] in "\"“«" and text.count('"') != caption.count('"'):
-        return "begins with a quotation mark"
-    if not has_phrase_once(text, target.phrase):
-        number = len(phrase_pattern(target.phrase).findall(text))
-        return {0: "without the phrase", 1: "the phrase in other letters"}.get(number, f"the phrase {number} times")
-    if re.search(rf"[\"'“‘`]{re.escape(target.phrase)}[.,]?[\"'”’`]", text):
-        return "the phrase in quotation marks"
-    if text[0] == text[-1] == "'":
-        return "quotation marks around it"
-    if target.phrase.startswith("making ") and DOUBLE_VERB.search(text[: text.index(target.phrase)]):
-        return "a verb before that of the phrase"
-    if other := find_other_gesture(text, target):
-        return f"names another gesture ({other!r})"
-
-    # What the rules leave of the caption beside the phrase has to be there, and little else.
-    rest = text.replace(target.phrase, " ")
-    wanted = WORDS.findall(enrich_by_rules(caption, target)[0].replace(target.phrase, " ").lower())
-    kept, length = count_words(rest, wanted), len(WORDS.findall(rest))
-    if kept < LEAST_KEPT * len(wanted):
-        return f"keeps {kept} of {len(wanted)} words"
-    if length > 1.5 * len(WORDS.findall(caption)) + MOST_ADDED:
-        return f"{length} words beside the phrase"
-    if not target.fits(text):
-        return f"{target.count_tokens(text)} tokens, more than {target.max_tokens}"
-    return None
-
-
-def check_answer(answer, caption, target):
-    """(enriched caption, None) of an Answer that can be used, else (None, why not)."""
-    text = clean_answer(answer.text)
-    fault = None if answer.is_whole else "cut off at the longest answer allowed"
-    fault = fault or find_fault(text, caption, target)
-    return (None, fault) if fault else (to_one_line(text), None)
 
 
 # Ask

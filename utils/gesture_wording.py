@@ -178,7 +178,7 @@ TABLE = {
         "free": rf"(?:\w+ (?:shaped|like|style) )?hands? (?:sign|gesture|signal|symbol|motion)s?(?: (?:of"
                 rf"|for) {MEANING})?"
                 f"|hands? {RAISED}|raised hands?",
-        "made": f"(?:{ADJECTIVE})?gestures?|signs? {WITH_HANDS}(?: {RAISED})?",
+        "made": f"(?:{ADJECTIVE})?gestures?|signs? {WITH_FINGERS}(?: {RAISED})?",
         "whole": f"gestur(?:ing|es|e)(?: {WITH_HANDS})?|(?:rais|lift)(?:ing|ed|es|e|s) {DET}hands?(?: {RAISED})?"
                  f"|(?:hold(?:ing|s)?|held|put(?:ting|s)?|st[iu]ck(?:ing|s)?) (?:up|out) {DET}hands?"},
 }
