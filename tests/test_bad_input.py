@@ -10,6 +10,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -423,6 +425,21 @@ def test_debug_shows_the_traceback(script, world, tmp_path, run_script):
     assert "Traceback" in debug.stderr and "UserError" in debug.stderr
 
 
+def test_the_code_of_a_model_folder_is_not_run_whatever_the_terminal_says(world, odd, tmp_path):
+    folder = shutil.copytree(world / "captioner", tmp_path / "model")
+    (folder / "own_code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    config = json.loads((folder / "preprocessor_config.json").read_text())
+    config |= {"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "own_code.Own"}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    shutil.copytree(odd, tmp_path / "data/call/train/images")
+    command = [sys.executable, "VitGpt2.py", "--gesture", "call", "--data_dir", tmp_path / "data", "--split", "train",
+               "--model", folder, "--device", "cpu"]
+    result = subprocess.run(list(map(str, command)), cwd=ROOT, input="y\n" * 9, capture_output=True, text=True,
+                            timeout=300)
+    assert not (tmp_path / "ran").exists() and "[y/N]" not in result.stdout + result.stderr
+    assert result.returncode == 1 and result.stderr.splitlines()[-1].startswith(f"error: {folder}: the image processor")
+
+
 # The source
 
 
@@ -435,7 +452,10 @@ def test_nothing_is_unpickled_and_no_code_is_fetched():
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             assert name != "torch.load" or given.get("weights_only") == "True", path
             assert name != "np.load" or given.get("allow_pickle") == "False", path
-            assert "trust_remote_code" not in given and not name.startswith(("pickle.", "marshal.")), path
+            chooses_class = name.endswith(".from_pretrained") and "Auto" in name or any(
+                ast.unparse(value).startswith("AutoModel") for value in node.args)
+            assert given.get("trust_remote_code") == ("False" if chooses_class else None), (path, name)
+            assert not name.startswith(("pickle.", "marshal.")), path
             assert name not in ("eval", "exec", "os.system"), path
 
 

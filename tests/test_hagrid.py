@@ -300,3 +300,13 @@ def test_a_gesture_that_is_not_in_the_download_is_named_with_what_is_there(downl
     (tmp_path / "empty").mkdir()
     empty = type(download)(tmp_path / "empty", download.annotations, {})
     assert "no images in this folder" in error_line(capfd, empty, tmp_path)
+
+
+def test_a_selection_does_not_replace_the_images_it_is_made_from(selected, tmp_path, capfd):
+    data_dir = shutil.copytree(selected[0], tmp_path / "data")
+    before = list_files(data_dir)
+    args = hagrid.parse_args(["--hagrid_dir", str(data_dir / "call/train/images"), "--gesture", "call", "--num_train",
+                              "2", "--num_test", "2", "--data_dir", str(data_dir), "--overwrite"])
+    with pytest.raises(hagrid.cli.UserError, match="where the selection is to go; give another --data_dir"):
+        hagrid.main(args)
+    assert list_files(data_dir) == before

@@ -183,10 +183,11 @@ def test_list_images_is_sorted_takes_only_visible_image_files_and_tells_of_the_r
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "a.jpg")
     assert [path.name for path in images.list_images(tmp_path)] == [
         "-e.webp", "a.jpg", "b.PNG", "c d é.jpeg", "f.JFIF", "g.jpe", "link.jpg"]
-    assert "4 files or folders in it are no images" in (warning := capsys.readouterr().err)
+    assert "5 files or folders in it are no images" in (warning := capsys.readouterr().err)
     assert "'folder.jpg' for one" in warning and warning.count("\n") == 1
 
 

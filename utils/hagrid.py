@@ -241,6 +241,10 @@ def select_gesture(args, gesture):
         return
 
     source, names, records = find_candidates(args, gesture)
+    for folder in folders.values():  # which are about to be replaced
+        if source.resolve().is_relative_to(folder.resolve()):
+            raise cli.UserError(f"{source}: these images lie in {folder}, where the selection is to go; give another "
+                                "--data_dir")
     persons = {stem: records[stem]["user_id"] if records else stem for stem in names}
     beside = target / ".selection.partial"
     try:

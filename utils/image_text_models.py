@@ -47,13 +47,15 @@ def quiet_transformers():
     transformers.utils.logging.disable_progress_bar()
 
 
+# trust_remote_code: without a False transformers asks on the terminal whether to run the code of a folder.
 def load_image_processor(name, folder):
-    return load_part(name, "image processor",
-                     lambda: transformers.AutoImageProcessor.from_pretrained(folder, backend="pil"))
+    return load_part(name, "image processor", lambda: transformers.AutoImageProcessor.from_pretrained(
+        folder, backend="pil", trust_remote_code=False))
 
 
 def load_tokenizer(name, folder):
-    return load_part(name, "tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(folder))
+    return load_part(name, "tokenizer",
+                     lambda: transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
 
 def to_pixels(image_processor, image):
@@ -102,7 +104,8 @@ class ImageTextModel:
 
 def encode_prompt(name, folder, prompt):
     """Tokens and masks (1, L) of a prompt after the place of one image."""
-    processor = load_part(name, "processor", lambda: transformers.AutoProcessor.from_pretrained(folder, backend="pil"))
+    processor = load_part(name, "processor", lambda: transformers.AutoProcessor.from_pretrained(
+        folder, backend="pil", trust_remote_code=False))
     inputs = processor(text=f"{processor.image_token}{prompt}", images=Image.new("RGB", (32, 32)),
                        return_tensors="pt")
     return {key: inputs[key] for key in ("input_ids", "attention_mask", "token_type_ids")}

@@ -28,6 +28,14 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF blocks; size is o
 # Images
 
 
+def is_file(entry):
+    """Whether a directory entry is a file or leads to one; a link that leads to itself does not."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 def list_images(folder):
     """The images directly in `folder`, sorted by name; hidden (so also half-written) ones left out.
 
@@ -37,7 +45,7 @@ def list_images(folder):
     try:
         with os.scandir(folder) as entries:
             visible = [e for e in entries if not e.name.startswith(".")]
-            names = sorted(e.name for e in visible if e.name.lower().endswith(IMAGE_SUFFIXES) and e.is_file())
+            names = sorted(e.name for e in visible if e.name.lower().endswith(IMAGE_SUFFIXES) and is_file(e))
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}; a folder with images is expected") from error
     if not names:

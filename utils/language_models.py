@@ -47,7 +47,9 @@ class LocalModel:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self.name, self.device = name, resolve_device(device)
-        self.tokenizer = load_part(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(folder))
+        # Without a False transformers asks on the terminal whether to run the code of a folder, and takes a yes
+        self.tokenizer = load_part(name, "tokenizer",
+                                   lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         if not self.tokenizer.chat_template:
             raise UserError(f"{name}: it has no chat template; give an instruction (chat) model")
         self.tokenizer.padding_side = "left"  # the answers begin where the prompts end
@@ -56,7 +58,8 @@ class LocalModel:
 
         folder = fetch_folder(name, [*CONFIG_FILES, "*.safetensors"], WANTED)
         dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
-        model = load_model(name, folder, "language model", AutoModelForCausalLM, dtype, use_safetensors=True)
+        model = load_model(name, folder, "language model", AutoModelForCausalLM, dtype, use_safetensors=True,
+                           trust_remote_code=False)
         self.model = model.to(self.device)
         ends = model.generation_config.eos_token_id
         ends = self.tokenizer.eos_token_id if ends is None else ends
