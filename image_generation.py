@@ -14,7 +14,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from utils import cli, processes
+from utils import cli, processes, train_settings
 
 GRID_IMAGES, GRID_COLUMNS, GRID_PIXELS = 64, 8, 256
 
@@ -46,9 +46,7 @@ def parse_args(argv=None):
                         help="side length in pixels (default: what the model was trained at)")
     parser.add_argument("--mixed_precision", choices=("auto", "no", "fp16", "bf16"), default="auto",
                         help="number format of the U-Net; auto is bf16 on GPUs that have it, else no")
-    parser.add_argument("--compile", action="store_true",
-                        help="translate the U-Net with torch.compile: minutes at the start, then faster on a GPU; "
-                             "needs a C++ compiler")
+    train_settings.add_compile_flag(parser)
     parser.add_argument("--format", choices=("png", "jpg"), default="png", help="png is lossless")
     parser.add_argument("--overwrite", action="store_true", help="draw images that are already there anew")
     cli.add_common_flags(parser)
@@ -188,10 +186,9 @@ def main(args):
     from utils.fusion import check_sizes, load_fusion
     from utils.gesture_encoder import load_feature
     from utils.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
-    from utils.train_settings import choose_precision
 
     device = resolve_device(args.device)
-    settings["mixed_precision"], weight_dtype = choose_precision(args.mixed_precision, device)
+    settings["mixed_precision"], weight_dtype = train_settings.choose_precision(args.mixed_precision, device)
     fusion, feature, fusion_config, name = None, None, {}, str(args.ckpt)
     is_lora = has_fusion and (args.ckpt / stable_diffusion.LORA_FILE).is_file()
     if has_fusion:
@@ -237,7 +234,7 @@ def main(args):
     sd.unet.to(device, weight_dtype)
     sd.vae.to(device)
     if args.compile:
-        stable_diffusion.compile_unet(sd.unet)
+        stable_diffusion.compile_unet(sd.unet, args.compile)
     sampler = stable_diffusion.build_sampler(sd, args.scheduler)
     saving = []  # images are compressed and written while the next ones are drawn
     with ThreadPoolExecutor() as pool, tqdm(total=len(todo), unit="image", disable=not todo) as progress:

@@ -45,9 +45,7 @@ def parse_args(argv=None):
     train_settings.add_preset_flags(parser)
     parser.add_argument("--gradient_checkpointing", action="store_true",
                         help="compute activations twice instead of keeping them: less memory, slower")
-    parser.add_argument("--compile", action="store_true",
-                        help="translate the U-Net with torch.compile: minutes at the start, then faster on a GPU; "
-                             "needs a C++ compiler")
+    train_settings.add_compile_flag(parser)
     parser.add_argument("--allow_tf32", action="store_true",
                         help="fp32 matrix products with a mantissa of 10 bits, on GPUs that have it: faster where "
                              "--mixed_precision is no, as with --preset paper")
@@ -274,10 +272,12 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     if args.gradient_checkpointing:
         sd.unet.enable_gradient_checkpointing()
     if args.compile:
-        denoiser.compile_unet()
+        denoiser.compile_unet(args.compile)
 
     # Stages II and III.
     data = training_set.TrainingSet(sd, moments, embeds[1:last], embeds[:1], torch.zeros_like(embeds[1:last]))
+    if device.type == "cuda":
+        data.pin()
     with Interruption() as interruption:
         losses = train(run, args, settings, accelerator, denoiser, data, interruption)
 

@@ -15,6 +15,7 @@ import time
 from types import SimpleNamespace
 
 from utils import cli
+from utils.train_settings import add_compile_flag
 
 SIZES = {
     "tiny": {"unet": {"sample_size": 16, "block_out_channels": (80, 96, 112), "layers_per_block": 1,
@@ -34,7 +35,7 @@ def parse_args(argv=None):
     parser.add_argument("--size", choices=SIZES, default="tiny", help="tiny, or that of Stable Diffusion v1.4")
     parser.add_argument("--batch_size", type=cli.positive_int, default=16, help="images of a batched update")
     parser.add_argument("--num_updates", type=cli.positive_int, default=10, help="timed updates of each kind")
-    parser.add_argument("--compile", action="store_true", help="translate the U-Net with torch.compile")
+    add_compile_flag(parser)
     parser.add_argument("--memory", action="store_true",
                         help="also the peak memory of Stage III with batch 1 and checkpointing, and batch 8 (CUDA)")
     cli.add_common_flags(parser)
@@ -146,7 +147,7 @@ def measure_stage(stage_name, args, device, precision, preset="improved", batch_
         sd.unet.enable_gradient_checkpointing()
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
     if args.compile:
-        denoiser.compile_unet()
+        denoiser.compile_unet(args.compile)
     stage = (embedding_stage if stage_name == "Stage II" else finetune_stage)(accelerator, denoiser, data, settings)
     updates = optimise(accelerator, denoiser, data, stage, 0)
     with torch.compiler.set_stance("force_eager"):  # translated code has no operations to count
@@ -168,7 +169,7 @@ def measure_generation(args, device, weight_dtype, precision):
     data = build_data(sd, args.size, args.batch_size)
     resolution = SIZES[args.size]["unet"]["sample_size"] * sd.vae_scale_factor
     if args.compile:
-        compile_unet(sd.unet)
+        compile_unet(sd.unet, args.compile)
 
     def draw():
         with torch.no_grad():

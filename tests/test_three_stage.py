@@ -23,7 +23,7 @@ from utils.three_stage import (
 )
 from utils.train_settings import fill_preset
 from utils.training_plan import Plan, Schedule
-from utils.training_set import TrainingSet
+from utils.training_set import TrainingSet, take_rows
 from utils.weight_average import WeightAverage
 
 FEATURE = torch.linspace(-1, 1, 63)
@@ -78,6 +78,12 @@ def plain_loss(sd, draws, hidden):
     latents, noise, timesteps = draws
     noisy = sd.noise_scheduler.add_noise(latents, noise, timesteps)
     return torch.nn.functional.mse_loss(sd.unet(noisy, timesteps, hidden).sample, noise)
+
+
+@pytest.mark.parametrize("rows", [[3, 0, 3], [2], []])
+def test_rows_are_taken_as_indexing_takes_them(rows):
+    tensor = torch.arange(24.0).reshape(4, 3, 2)
+    assert torch.equal(take_rows(tensor, rows, "cpu"), tensor[rows])
 
 
 # The loss

@@ -331,3 +331,12 @@ def test_a_flag_wins_over_the_preset(world):
     mixed = train.parse_args([*flags, "--preset", "paper", "--batch_size", "4", "--ema"])
     assert (mixed.batch_size, mixed.embedding_batch_size, mixed.ema, mixed.fusion) == (4, 4, True, "frozen")
     assert train.parse_args([*flags, "--no_ema"]).ema is False
+
+
+@pytest.mark.parametrize(("flags", "expected"), [
+    (["--preset", "paper"], 8), (["--preset", "paper", "--batch_size", "12"], 12),
+    (["--preset", "paper", "--embedding_batch_size", "2"], 2), (["--batch_size", "4"], 4),
+])
+def test_a_frozen_f_gives_each_process_an_image_of_stage_ii(world, flags, expected, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert train.parse_args([*map(str, world[1]), *flags]).embedding_batch_size == expected

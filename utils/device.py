@@ -4,6 +4,7 @@ import contextlib
 import os
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from utils import processes
 from utils.cli import UserError, first_line
@@ -26,6 +27,21 @@ def resolve_device(name):
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name}: not usable here ({first_line(error)}); try cpu") from error
     return device
+
+
+@contextlib.contextmanager
+def fast_attention(device):
+    """Attention inside takes the first kernel that can: cuDNN's, FlashAttention, memory-efficient, plain.
+
+    Left to itself PyTorch tries cuDNN's last. Neither of the first two takes fp32, nor every width of a head: those
+    of Stable Diffusion v1.4 are 40, 80 and 160. Elsewhere than on CUDA nothing changes.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(order, set_priority=True):
+        yield
 
 
 @contextlib.contextmanager

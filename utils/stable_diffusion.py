@@ -26,6 +26,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from utils.cli import UserError, atomic_path, first_line, read_json
+from utils.device import fast_attention
 from utils.hub import fetch_folder, load_model, load_part
 
 # part -> (class named in model_index.json, config file, weights file)
@@ -212,10 +213,13 @@ def load_lora(sd, folder):
     load_part(str(path), "LoRA", load)
 
 
-def compile_unet(unet):
-    """Has torch.compile translate a U-Net when it first runs: for each shape of a batch anew, not for all of them."""
+def compile_unet(unet, mode="default"):
+    """Has torch.compile translate a U-Net when it first runs: for each shape of a batch anew, not for all of them.
+
+    mode: one of torch.compile's, by name.
+    """
     unet.to(memory_format=torch.channels_last)
-    unet.compile(dynamic=False)
+    unet.compile(dynamic=False, mode=mode)
 
 
 def check_resolution(sd, resolution=None):
@@ -326,7 +330,9 @@ def sample_images(sd, sampler, prompt_embeds, negative_embeds, generators, heigh
     for timestep, device_timestep in tqdm(steps, desc="denoising", unit="step", leave=False, delay=5):
         model_input = torch.cat([latents, latents]) if guided else latents
         model_input = sampler.scale_model_input(model_input, timestep).to(sd.unet.dtype)
-        with torch.autocast(device.type, dtype=weight_dtype, enabled=weight_dtype != sd.unet.dtype):
+        torch.compiler.cudagraph_mark_step_begin()
+        with torch.autocast(device.type, dtype=weight_dtype, enabled=weight_dtype != sd.unet.dtype), \
+                fast_attention(device):
             output = sd.unet(model_input, device_timestep, encoder_hidden_states=prompt_embeds).sample.float()
         if guided:
             unconditional, conditional = output.chunk(2)

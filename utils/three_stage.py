@@ -14,10 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils import processes
 from utils.cli import UserError
+from utils.device import fast_attention
 from utils.fusion import fuse
 from utils.optimizers import build_optimizer
 from utils.stable_diffusion import add_lora, compile_unet, image_generator, sample_latents
 from utils.training_plan import Plan, Schedule
+from utils.training_set import take_rows
 from utils.weight_average import WeightAverage
 
 
@@ -48,12 +50,12 @@ class GestureDenoiser(torch.nn.Module):
         self.fusion_weight = fusion_weight
         self.is_compiled = False
 
-    def compile_unet(self):
+    def compile_unet(self, mode="default"):
         """Has torch.compile translate the U-Net when it first runs, once for each shape of a batch.
 
         To be called before the stages: their optimisers and averages take the memory layout of the weights.
         """
-        compile_unet(self.unet)
+        compile_unet(self.unet, mode)
         self.is_compiled = True
 
     def fuse_prompts(self, prompt_embeds):
@@ -166,23 +168,21 @@ def draw_batch(data, stage, step, seed, device, is_padded=False):
     noise = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in generators])
     timesteps = torch.cat([torch.randint(num_timesteps, (1,), generator=g) for g in generators])
     chances = torch.stack([torch.rand(2, generator=g) for g in generators])  # (B, 2), uniform
-    batch = {
-        "latents": latents, "noise": noise, "timesteps": timesteps,
-        "prompt_embeds": data.prompt_embeds[images], "negative_embeds": data.negative_embeds,
+    drawn = {
+        "latents": latents, "noise": noise, "timesteps": timesteps, "weights": torch.tensor(weights),
         "without_prompt": chances[:, 0] < stage.caption_dropout,
+        "with_residual": chances[:, 1] >= stage.residual_dropout, "places": torch.tensor(places),
     }
-    if stage.residual is None:
-        kept = chances[:, 1] >= stage.residual_dropout
-        batch["residuals"] = data.residuals[images] * kept[:, None, None]
-    else:
-        if places == list(range(len(places))):  # a list of places would be copied to the GPU, which waits for it
-            batch["residuals"] = stage.residual[: len(places)]
-        else:
-            batch["residuals"] = stage.residual[torch.tensor(places).to(device, non_blocking=True)]
-    batch["weights"] = torch.tensor(weights)
     if torch.device(device).type == "cuda":  # only from pinned memory does the copy run beside the GPU's work
-        batch = {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in batch.items()}
-    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        drawn = {name: tensor.pin_memory() for name, tensor in drawn.items()}
+    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in drawn.items()}
+    batch["prompt_embeds"] = take_rows(data.prompt_embeds, images, device)
+    batch["negative_embeds"] = data.negative_embeds.to(device, non_blocking=True)
+    places, with_residual = batch.pop("places"), batch.pop("with_residual")
+    if stage.residual is None:
+        batch["residuals"] = take_rows(data.residuals, images, device) * with_residual[:, None, None]
+    else:
+        batch["residuals"] = stage.residual[places]
     return batch_images, batch.pop("weights"), batch
 
 
@@ -202,10 +202,12 @@ def optimise(accelerator, denoiser, data, stage, seed, first_step=0):
     for step in range(first_step, len(stage.plan)):
         stage.start_step(step)
         images, weights, batch = draw_batch(data, stage, step, seed, accelerator.device, denoiser.is_compiled)
-        with accelerator.autocast():
-            losses = model(**batch) * weights
-        loss = losses.sum() if stage.residual is not None else losses.sum() / len(images)
-        accelerator.backward(loss * processes.count() if is_shared else loss)  # it takes the mean over processes
+        torch.compiler.cudagraph_mark_step_begin()
+        with fast_attention(accelerator.device):  # the backward pass too: checkpointing computes attention again there
+            with accelerator.autocast():
+                losses = model(**batch) * weights
+            loss = losses.sum() if stage.residual is not None else losses.sum() / len(images)
+            accelerator.backward(loss * processes.count() if is_shared else loss)  # it takes the mean over processes
         if stage.residual is not None:
             for parameter in stage.parameters:
                 processes.total(parameter.grad)

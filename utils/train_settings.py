@@ -3,7 +3,7 @@
 import argparse
 import importlib.util
 
-from utils import cli
+from utils import cli, processes
 
 PRESETS = ("improved", "paper")
 
@@ -19,7 +19,8 @@ FLAGS = (  # name, type or choices, improved, paper, help
      "F: a token-wise layer that learns, or the paper's random projection of the whole embedding, whose 3.5 "
      "billion weights at SD v1.4 size take one CPU core about 40 s to make and apply, once per run"),
     ("embedding_batch_size", cli.positive_int, None, None,
-     "Stage II: images optimised at once (default: batch_size); with a frozen F the result does not depend on it"),
+     "Stage II: images optimised at once (default: batch_size, with a frozen F at least one for each process); with a "
+     "frozen F the result does not depend on it"),
     ("embedding_steps", cli.nonnegative_int, 10, 10, "Stage II: steps per image; 0 leaves it out"),
     ("embedding_lr", cli.nonnegative_float, 1e-3, 1e-3, "Stage II: learning rate of the residuals"),
     ("fusion_lr", cli.nonnegative_float, 1e-3, 1e-3, "Stage II and III: learning rate of a trained F"),
@@ -71,8 +72,18 @@ def add_preset_flags(parser):
                         help="Stage III: save the last weights; no copy of the U-Net in memory (paper)")
 
 
+def add_compile_flag(parser):
+    """--compile: False, or the mode of torch.compile."""
+    parser.add_argument("--compile", nargs="?", const="default", default=False, choices=("default", "reduce-overhead"),
+                        help="translate the U-Net with torch.compile: minutes at the start, then faster on a GPU; "
+                             "needs a C++ compiler. reduce-overhead also records CUDA graphs, for batches of one image")
+
+
 def fill_preset(args):
-    """Sets the flags that were not given to the values of args.preset."""
+    """Sets the flags that were not given to the values of args.preset.
+
+    With a frozen F the images of a batch of Stage II do not know of each other, so it may give each process one.
+    """
     column = 2 + PRESETS.index(args.preset)
     defaults = {row[0]: row[column] for row in FLAGS} | {"ema": EMA[args.preset]}
     if getattr(args, "lora_rank", 0):
@@ -80,7 +91,7 @@ def fill_preset(args):
     for name, value in defaults.items():
         setattr(args, name, getattr(args, name, value))
     if args.embedding_batch_size is None:
-        args.embedding_batch_size = args.batch_size
+        args.embedding_batch_size = max(args.batch_size, processes.count() if args.fusion == "frozen" else 1)
 
 
 def check_packages(parser, args):

@@ -24,6 +24,19 @@ class TrainingSet:
     negative_embeds: torch.Tensor  # (1, L, d) of the empty prompt
     residuals: torch.Tensor  # (N, L, d), delta: zero until Stage II is through with the image
 
+    def pin(self):
+        """Page-locks what batches take whole rows of: only from there do copies to a GPU run beside its work."""
+        for name in ("prompt_embeds", "negative_embeds", "residuals"):
+            setattr(self, name, getattr(self, name).pin_memory())
+
+
+def take_rows(tensor, rows, device):
+    """`tensor`[`rows`] on `device`, copied row by row: to gather them on the CPU first would leave pinned memory."""
+    taken = tensor.new_empty(len(rows), *tensor.shape[1:], device=device)
+    for row, place in zip(taken, rows, strict=True):
+        row.copy_(tensor[place], non_blocking=True)
+    return taken
+
 
 def choose_resolution(sd, resolution=None):
     """`resolution`, or what the base model was made for. UserError unless its U-Net can halve the latents."""
