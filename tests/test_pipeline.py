@@ -31,16 +31,15 @@ def readme_commands():
 
 
 def small_flags(models):
-    """What is added to the command of each script: model folders, and numbers that suit the miniature."""
+    """What is added to the command of each script: the miniature's size, model folders, few steps, features."""
     base = ROOT / "utils" / "synthetic" / "tiny-stable-diffusion"
     return {
         "utils.hagrid": ["--num_train", NUM_TRAIN, "--num_test", NUM_TEST],
         "VitGpt2.py": ["--model", models["captioner"]],
         "enrich_captions.py": ["--captioner", "VitGpt2"],
         "dataset_evaluate.py": ["--model", models["clip"]],
-        "train.py": ["--captioner", "VitGpt2", "--pretrained_model_name_or_path", base, "--resolution", 128,
-                     "--embedding_steps", 1, "--finetune_steps", 1, "--batch_size", 4, "--num_validation_images", 1],
-        "image_generation.py": ["--num_inference_steps", 12],
+        "train.py": ["--captioner", "VitGpt2", "--pretrained_model_name_or_path", base, "--embedding_steps", 1,
+                     "--finetune_steps", 1],
         "cal_fid.py": ["--features", "synthetic"],
         "cal_kid.py": ["--features", "synthetic"],
     }
