@@ -265,7 +265,7 @@ def main(args):
             saved.result()
 
     # Save the contact sheet.
-    processes.wait_for_all()
+    processes.leave()
     if not processes.is_first():
         return
     thumbnails = [open_image(path) for path in listed[:GRID_IMAGES]]
