@@ -47,10 +47,11 @@ class TrainingRun:
     def train(self):
         """Both stages: {stage name: losses}. UserError when they explode; SystemExit after a signal."""
         checkpoint = self.find_checkpoint()
+        saved_losses = checkpoint.load("losses") if checkpoint else {}  # now: the checkpoint goes as newer ones come
         for make_stage in (embedding_stage, finetune_stage):
             stage = make_stage(self.accelerator, self.denoiser, self.data, self.args)
             self.losses[stage.name] = stage.losses
-            self.run_stage(stage, self.restore(stage, checkpoint))
+            self.run_stage(stage, self.restore(stage, checkpoint, saved_losses))
             if len(stage.plan):
                 self.run.log(f"{stage.name}: {len(stage.plan)} updates, mean loss {stage.losses.mean().item():.4f}")
             self.offset += len(stage.plan)
@@ -70,9 +71,8 @@ class TrainingRun:
                     self.data.residuals[int(first) : int(first) + len(residuals)] = residuals
         return checkpoint
 
-    def restore(self, stage, checkpoint):
+    def restore(self, stage, checkpoint, saved_losses):
         """Puts back what a checkpoint has of a stage; the number of updates that are done."""
-        saved_losses = checkpoint.load("losses") if checkpoint else {}
         if stage.name not in saved_losses:
             return 0
         stage.losses.copy_(saved_losses[stage.name])
