@@ -17,6 +17,7 @@ import contextlib
 from pathlib import Path
 
 from utils import cli, processes, train_settings
+from utils.digests import digest_files, digest_weights, sha256
 
 
 def parse_args(argv=None):
@@ -89,8 +90,6 @@ def read_training_list(args):
 
 def list_settings(args, paths, captions):
     """What goes to config.json: the flags, and digests of what some of them point to."""
-    from utils.digests import digest_files, sha256
-
     lines = "\n".join([*(path.name for path in paths), *captions])
     settings = {**vars(args), "captions_sha256": sha256([lines.encode(errors="surrogatepass")]),
                 "images_sha256": digest_files(paths)}
@@ -143,7 +142,6 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
 
     from utils import stable_diffusion, training_set
     from utils.device import resolve_device
-    from utils.digests import digest_weights
     from utils.figures import save_loss_curves
     from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
     from utils.gesture_encoder import load_feature, load_feature_info, save_feature
@@ -217,12 +215,17 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     run.write_losses(losses)
     save_loss_curves(run.loss_curves, losses)
     with cli.atomic_path(run.model) as folder:
-        (stable_diffusion.save_lora if args.lora_rank else stable_diffusion.save_pipeline)(sd, folder)
+        if args.lora_rank:
+            stable_diffusion.save_lora(sd, folder)
+            weights = digest_files([folder / stable_diffusion.LORA_FILE])
+        else:
+            stable_diffusion.save_pipeline(sd, folder)
+            weights = digest_weights(sd.text_encoder, sd.unet)
         save_fusion(folder, fusion, feature, {
             "gesture": gesture.name, "Lambda": args.Lambda, "seed": args.seed, "resolution": resolution,
             "feature": load_feature_info(run.feature).get("kind"),
             "base_model": args.pretrained_model_name_or_path,
-            "base_model_sha256": settings["base_model_sha256"], "text_encoder_sha256": digest_weights(sd.text_encoder),
+            "base_model_sha256": settings["base_model_sha256"], "weights_sha256": weights,
             "sequence_length": embeds.shape[1], "embed_dim": embeds.shape[2]})
     run.tidy(args.keep_checkpoints)
     run.log(f"finished: the model is in {run.model}, before and after in {run.samples}")

@@ -12,8 +12,8 @@ def sha256(parts):
 
 
 def digest_weights(*models):
-    """Digest of the weights of torch modules on the CPU: about a second per gigabyte."""
-    return sha256(tensor.contiguous().numpy() for model in models for tensor in model.state_dict().values())
+    """Digest of the weights of torch modules, on whatever device they are: about a second per gigabyte."""
+    return sha256(tensor.cpu().contiguous().numpy() for model in models for tensor in model.state_dict().values())
 
 
 def digest_files(paths):
