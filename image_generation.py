@@ -110,6 +110,19 @@ def model_settings(sd, fusion, feature, resolution):
     return settings
 
 
+def check_belonging(args, config, sd, name, is_lora):
+    """UserError unless the fusion of --ckpt was trained with the model that was loaded from `name`."""
+    from utils.fusion import check_digest, check_sizes
+    from utils.stable_diffusion import LORA_FILE
+
+    if args.base or is_lora:
+        check_digest(config, "base_model_sha256", digest_weights(sd.text_encoder, sd.unet, sd.vae), name)
+    if not args.base:
+        check_sizes(config, sd.max_length, sd.text_encoder.config.hidden_size)
+        weights = digest_files([args.ckpt / LORA_FILE]) if is_lora else digest_weights(sd.text_encoder, sd.unet)
+        check_digest(config, "weights_sha256", weights, args.ckpt)
+
+
 def begin(args, paths, listed, settings, run):
     """Checks what an earlier run left, drops it with --overwrite, and writes the settings down."""
     check_settings(args, paths, settings)
@@ -176,7 +189,7 @@ def main(args):
 
     from utils import stable_diffusion
     from utils.device import resolve_device
-    from utils.fusion import check_digest, check_sizes, load_fusion
+    from utils.fusion import load_fusion
     from utils.gesture_encoder import check_feature_info, load_feature
     from utils.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
     from utils.train_settings import choose_precision
@@ -199,13 +212,8 @@ def main(args):
                 raise cli.UserError(f"{args.ckpt}/fusion.json names no base_model; train again")
     report(f"Loading {name}")
     sd = stable_diffusion.load_stable_diffusion(name)
-    if fusion is not None:
-        check_sizes(fusion_config, sd.max_length, sd.text_encoder.config.hidden_size)
-    if has_fusion and name != str(args.ckpt):
-        check_digest(fusion_config, "base_model_sha256", digest_weights(sd.text_encoder, sd.unet, sd.vae), name)
-    if fusion is not None:
-        check_digest(fusion_config, "weights_sha256", digest_files([args.ckpt / stable_diffusion.LORA_FILE]) if is_lora
-                     else digest_weights(sd.text_encoder, sd.unet), args.ckpt)
+    if has_fusion:
+        processes.decide(lambda: check_belonging(args, fusion_config, sd, name, is_lora))
     if is_lora and not args.base:
         stable_diffusion.load_lora(sd, args.ckpt)
 

@@ -37,4 +37,4 @@ class Interruption:
 
     def __exit__(self, *exception):
         for number, handler in self.handlers.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
+            signal.signal(number, handler)
