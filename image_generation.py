@@ -10,11 +10,11 @@ neither the batch size nor an interruption changes it, nor the number of process
 --num_processes 8 image_generation.py ...` shares the list among 8 GPUs. Run the same command again to continue.
 """
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from utils import cli, processes, train_settings
+from utils.digests import digest_files, digest_weights, sha256
 
 GRID_IMAGES, GRID_COLUMNS, GRID_PIXELS = 64, 8, 256
 
@@ -97,14 +97,6 @@ def check_settings(args, paths, settings):
                             f"and no generation.json that says how they were made; {remedy}")
 
 
-def sha256(parts):
-    """Start of the SHA-256 over bytes and arrays."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:16]
-
-
 def model_settings(sd, fusion, feature, resolution):
     """The settings that only the loaded model can tell; one that was trained again differs here."""
     models = [sd.text_encoder, sd.unet, sd.vae]
@@ -112,9 +104,21 @@ def model_settings(sd, fusion, feature, resolution):
     if fusion is not None:
         settings |= {"fusion": fusion.settings(), "feature_sha256": sha256([feature.numpy()])}
         models += [fusion] if hasattr(fusion, "state_dict") else []
-    settings["weights_sha256"] = sha256(
-        tensor.contiguous().numpy() for model in models for tensor in model.state_dict().values())
+    settings["weights_sha256"] = digest_weights(*models)
     return settings
+
+
+def check_belonging(args, config, sd, name, is_lora):
+    """UserError unless the fusion of --ckpt was trained with the model that was loaded from `name`."""
+    from utils.fusion import check_digest, check_sizes
+    from utils.stable_diffusion import LORA_FILE
+
+    if args.base or is_lora:
+        check_digest(config, "base_model_sha256", digest_weights(sd.text_encoder, sd.unet, sd.vae), name)
+    if not args.base:
+        check_sizes(config, sd.max_length, sd.text_encoder.config.hidden_size)
+        weights = digest_files([args.ckpt / LORA_FILE]) if is_lora else digest_weights(sd.text_encoder, sd.unet)
+        check_digest(config, "weights_sha256", weights, args.ckpt)
 
 
 def begin(args, paths, listed, settings, run):
@@ -183,8 +187,8 @@ def main(args):
 
     from utils import stable_diffusion
     from utils.device import resolve_device
-    from utils.fusion import check_sizes, load_fusion
-    from utils.gesture_encoder import load_feature
+    from utils.fusion import load_fusion
+    from utils.gesture_encoder import check_feature_info, load_feature
     from utils.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
 
     device = resolve_device(args.device)
@@ -195,6 +199,8 @@ def main(args):
         fusion, feature, fusion_config = load_fusion(args.ckpt)
         if args.feature_npy_path:
             feature = torch.from_numpy(load_feature(args.feature_npy_path))
+            trained_with = {"gesture": fusion_config.get("gesture"), "kind": fusion_config.get("feature")}
+            check_feature_info(args.feature_npy_path, trained_with, f"{args.ckpt} was trained with")
         if args.base:
             fusion = None
         if args.base or is_lora:
@@ -203,10 +209,10 @@ def main(args):
                 raise cli.UserError(f"{args.ckpt}/fusion.json names no base_model; train again")
     report(f"Loading {name}")
     sd = stable_diffusion.load_stable_diffusion(name)
+    if has_fusion:
+        processes.decide(lambda: check_belonging(args, fusion_config, sd, name, is_lora))
     if is_lora and not args.base:
         stable_diffusion.load_lora(sd, args.ckpt)
-    if fusion is not None:
-        check_sizes(fusion_config, sd.max_length, sd.text_encoder.config.hidden_size)
 
     # Check what depends on the model, and write down the settings.
     resolution = stable_diffusion.check_resolution(sd, args.resolution or fusion_config.get("resolution"))
@@ -262,7 +268,7 @@ def main(args):
             saved.result()
 
     # Save the contact sheet.
-    processes.wait_for_all()
+    processes.leave()
     if not processes.is_first():
         return
     thumbnails = [open_image(path) for path in listed[:GRID_IMAGES]]

@@ -14,13 +14,10 @@ Writes <output_dir>/<gesture>: model/ (StableDiffusionPipeline.from_pretrained o
 """
 
 import contextlib
-import hashlib
-import sys
 from pathlib import Path
 
 from utils import cli, processes, train_settings
-
-LOG_STEPS = 10  # updates between two looks at the losses
+from utils.digests import digest_files, digest_weights, sha256
 
 
 def parse_args(argv=None):
@@ -91,105 +88,24 @@ def read_training_list(args):
 
 def list_settings(args, paths, captions):
     """What goes to config.json: the flags, and digests of what some of them point to."""
-    def digest(data):
-        return hashlib.sha256(data).hexdigest()[:16]
-
     lines = "\n".join([*(path.name for path in paths), *captions])
-    settings = {**vars(args), "captions_sha256": digest(lines.encode(errors="surrogatepass"))}
+    settings = {**vars(args), "captions_sha256": sha256([lines.encode(errors="surrogatepass")]),
+                "images_sha256": digest_files(paths)}
     if args.feature_npy_path:
-        settings["feature_sha256"] = digest(args.feature_npy_path.read_bytes())
+        settings["feature_sha256"] = sha256([args.feature_npy_path.read_bytes()])
     return settings
 
 
-def measure_gesture(run, args, gesture, paths, boxes, is_measured):
-    """Stage I: (63,), from the images unless --feature_npy_path is given or the run has it already."""
-    from utils.gesture_encoder import encode_gesture, load_feature, load_feature_info, save_feature
+def measure_gesture(args, gesture, paths, boxes):
+    """Stage I: (feature (63,), kind, counts), from the images unless --feature_npy_path is given."""
+    from utils.gesture_encoder import check_feature_info, encode_gesture, load_feature, load_feature_info
 
-    if is_measured:
-        return load_feature(run.feature)
-    if args.feature_npy_path:
-        feature, counts = load_feature(args.feature_npy_path), {"read_from": args.feature_npy_path}
-        kind = load_feature_info(args.feature_npy_path).get("kind")
-    else:
-        kind = args.feature
-        feature, counts = encode_gesture(paths, kind, gesture, args.num_workers, boxes)
-    processes.decide(lambda: save_feature(run.feature, feature, kind, gesture.name, counts))
-    run.log("Stage I: " + ", ".join(f"{name} {value}" for name, value in counts.items()))
-    return feature
-
-
-def check_losses(run, stage, done):
-    """Mean of the last losses; UserError when one of the first `done` is not a number any more."""
-    finite = stage.losses[:done].isfinite()
-    if not finite.all():
-        first = int(finite.int().argmin())
-        last = max(run.checkpoints.glob("step-*"), default=None)
-        raise cli.UserError(
-            f"{stage.name}, update {first + 1}: the loss is {stage.losses[first].item()} (last checkpoint: "
-            f"{last or 'none'}); start anew with --overwrite and a lower learning rate, or another "
-            "--mixed_precision if it was fp16")
-    return stage.losses[max(0, done - LOG_STEPS) : done].mean().item()
-
-
-def train(run, args, settings, accelerator, denoiser, data, interruption):
-    """Stages II and III, from the newest checkpoint on: {stage name: losses}; `denoiser` has learned."""
-    from tqdm import tqdm
-
-    from utils.checkpoint import CheckpointFolder, restore_stage, stage_parts
-    from utils.three_stage import embedding_stage, finetune_stage, optimise
-
-    checkpoints = CheckpointFolder(run.checkpoints, warn=run.log)
-    if checkpoint := processes.decide(checkpoints.newest):
-        run.log(f"going on from {checkpoint.path} ({checkpoint.state['stage']})")
-        for name in checkpoint.state["pieces"]:
-            for first, residuals in checkpoint.load_piece(name).items():
-                data.residuals[int(first) : int(first) + len(residuals)] = residuals
-    saved_losses = checkpoint.load("losses") if checkpoint else {}
-
-    losses, offset = {}, 0  # offset: updates of the stages before
-    for make_stage in (embedding_stage, finetune_stage):
-        stage = make_stage(accelerator, denoiser, data, args)
-        losses[stage.name] = stage.losses
-        num_steps, first_step = len(stage.plan), 0
-        if stage.name in saved_losses:
-            stage.losses.copy_(saved_losses[stage.name])
-            first_step = min(checkpoint.state["step"] - offset, num_steps)
-            if checkpoint.state["stage"] == stage.name:
-                restore_stage(stage, denoiser, accelerator, checkpoint)
-
-        steps = optimise(accelerator, denoiser, data, stage, args.seed, first_step)
-        progress = tqdm(steps, total=num_steps, initial=first_step, desc=stage.name, unit="update",
-                        disable=first_step == num_steps)
-        for step in progress:
-            done = step + 1
-            ends_batch = stage.residual is not None and stage.plan.ends_round(step)
-            is_due = ends_batch or (stage.residual is None and done % args.checkpointing_steps == 0)
-            is_look = is_due or done % LOG_STEPS == 0 or done == num_steps
-            signal = interruption.agreed(is_look)
-            if is_look or signal:
-                progress.set_postfix(loss=f"{check_losses(run, stage, done):.4f}")
-            if ends_batch and processes.is_first():
-                images, _ = stage.plan.samples(step)
-                residuals = {str(images[0]): data.residuals[images]}
-                checkpoints.write_piece(f"residuals/{images[0]:06d}", residuals)
-            if (is_due or signal) and processes.is_first():
-                parts = {**stage_parts(stage, denoiser), "losses": losses}
-                scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
-                state = {"stage": stage.name, "scaler": scaler, "settings": settings}
-                checkpoints.write(offset + done, parts, state)
-            if signal:
-                progress.close()
-                processes.wait_for_all()  # a launcher ends all as soon as one has ended
-                run.log(f"interrupted in {stage.name} after update {done} of {num_steps}; "
-                        "the same command goes on from here")
-                sys.exit(128 + signal)
-        if num_steps:
-            run.log(f"{stage.name}: {num_steps} updates, mean loss {stage.losses.mean().item():.4f}")
-        offset += num_steps
-        accelerator.free_memory()
-    if stage.average is not None:
-        stage.average.copy_to_parameters()
-    return losses
+    if not args.feature_npy_path:
+        feature, counts = encode_gesture(paths, args.feature, gesture, args.num_workers, boxes)
+        return feature, args.feature, counts
+    check_feature_info(args.feature_npy_path, {"gesture": gesture.name}, "--gesture is")
+    kind = load_feature_info(args.feature_npy_path).get("kind")
+    return load_feature(args.feature_npy_path), kind, {"read_from": args.feature_npy_path}
 
 
 def claim(run, args, settings, stack):
@@ -202,13 +118,6 @@ def claim(run, args, settings, stack):
             return True
     stack.enter_context(run.lock())
     return False
-
-
-def begin(run, args, settings):
-    """Writes the settings; whether the folder holds a run with the same ones, which goes on."""
-    is_resumed = run.is_begun and not args.overwrite
-    run.begin(settings, args.overwrite)
-    return is_resumed
 
 
 @contextlib.contextmanager
@@ -233,9 +142,10 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     from utils.device import resolve_device
     from utils.figures import save_loss_curves
     from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
-    from utils.gesture_encoder import load_feature_info
+    from utils.gesture_encoder import load_feature, load_feature_info, save_feature
     from utils.interruption import Interruption
-    from utils.three_stage import GestureDenoiser
+    from utils.three_stage import GestureDenoiser, check_prediction_type
+    from utils.training_run import TrainingRun
     from utils.validation_samples import ValidationSamples, choose_prompts
 
     device = resolve_device(args.device)
@@ -243,19 +153,32 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
     sd = stable_diffusion.load_stable_diffusion(args.pretrained_model_name_or_path)
     resolution = training_set.choose_resolution(sd, args.resolution)
-    is_resumed = processes.decide(lambda: begin(run, args, settings))
-    run.log(f"{len(paths)} images of {gesture.name} at {resolution} px, on {device}, precision {precision}")
-    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    check_prediction_type(sd.noise_scheduler)
+    settings["base_model_sha256"] = processes.decide(lambda: digest_weights(sd.text_encoder, sd.unet, sd.vae))
+    processes.decide(lambda: args.overwrite or run.check(settings))
 
-    # Stage I, and what else is computed once.
-    is_measured = processes.decide(lambda: is_resumed and run.feature.is_file())
-    feature = torch.from_numpy(measure_gesture(run, args, gesture, paths, boxes, is_measured)).to(device)
+    # What is computed once: all that can fail for what is in a file, so that it costs no earlier run.
+    run.log(f"{len(paths)} images of {gesture.name} at {resolution} px, on {device}, precision {precision}")
     moments, used = training_set.encode_images(sd, paths, resolution, device, run.log)
+    settings["images_left_out"] = [paths[i].name for i in sorted({*range(len(paths))} - {*used})]
+    processes.decide(lambda: args.overwrite or run.check(settings))
     captions = [captions[i] for i in used]
     prompts = choose_prompts(args, captions)
     embeds = stable_diffusion.encode_prompts(sd, ["", *captions, *prompts], device)  # (1 + N + V, L, d), CPU
     sd.text_encoder.to("cpu")
     last = 1 + len(captions)
+    is_resumed = processes.decide(lambda: run.is_begun and not args.overwrite)
+    is_measured = processes.decide(lambda: is_resumed and run.feature.is_file())
+    if not is_measured:
+        feature, kind, counts = measure_gesture(args, gesture, paths, boxes)
+
+    # Begin.
+    processes.decide(lambda: run.begin(settings, args.overwrite))
+    if not is_measured:
+        processes.decide(lambda: save_feature(run.feature, feature, kind, gesture.name, counts))
+        run.log("Stage I: " + ", ".join(f"{name} {value}" for name, value in counts.items()))
+    feature = torch.from_numpy(processes.decide(lambda: load_feature(run.feature))).to(device)
+    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
     samples = ValidationSamples(run.samples, sd, prompts, resolution, args.seed, device, weight_dtype)
     if processes.is_first() and not (is_resumed and samples.are_drawn("base")):
         samples.draw("base", embeds[last:], embeds[:1])
@@ -279,9 +202,10 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     if device.type == "cuda":
         data.pin()
     with Interruption() as interruption:
-        losses = train(run, args, settings, accelerator, denoiser, data, interruption)
+        losses = TrainingRun(run, args, settings, accelerator, denoiser, data, interruption).train()
 
     # Draw the same samples again, save the losses and, last of all, the model.
+    processes.leave()
     if not processes.is_first():
         return
     with torch.no_grad():
@@ -291,18 +215,24 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     run.write_losses(losses)
     save_loss_curves(run.loss_curves, losses)
     with cli.atomic_path(run.model) as folder:
-        (stable_diffusion.save_lora if args.lora_rank else stable_diffusion.save_pipeline)(sd, folder)
+        if args.lora_rank:
+            stable_diffusion.save_lora(sd, folder)
+            weights = digest_files([folder / stable_diffusion.LORA_FILE])
+        else:
+            stable_diffusion.save_pipeline(sd, folder)
+            weights = digest_weights(sd.text_encoder, sd.unet)
         save_fusion(folder, fusion, feature, {
             "gesture": gesture.name, "Lambda": args.Lambda, "seed": args.seed, "resolution": resolution,
             "feature": load_feature_info(run.feature).get("kind"),
             "base_model": args.pretrained_model_name_or_path,
+            "base_model_sha256": settings["base_model_sha256"], "weights_sha256": weights,
             "sequence_length": embeds.shape[1], "embed_dim": embeds.shape[2]})
     run.tidy(args.keep_checkpoints)
     run.log(f"finished: the model is in {run.model}, before and after in {run.samples}")
 
 
 def main(args):
-    # Check the lists and the run's folder.
+    # Check the lists, the feature and the run's folder.
     from utils.annotations import read_gesturing_boxes
     from utils.gestures import get_gesture
     from utils.run_folder import RunFolder
@@ -311,11 +241,14 @@ def main(args):
     paths, captions = read_training_list(args)
     annotations = args.data_dir / gesture.name / "train" / "annotations.json"
     boxes = {} if args.feature_npy_path else read_gesturing_boxes(annotations, gesture.name)
-    settings = list_settings(args, paths, captions)
+    if args.feature_npy_path:
+        measure_gesture(args, gesture, paths, boxes)
     run = RunFolder(args.output_dir / gesture.name)
     processes.join(args.device)
+    settings = processes.decide(lambda: list_settings(args, paths, captions))
     with contextlib.ExitStack() as stack:
         if processes.decide(lambda: claim(run, args, settings, stack)):
+            processes.leave()
             return
         num_without = sum(gesture.phrase not in caption for caption in captions)
         if num_without and processes.is_first():

@@ -12,12 +12,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from utils.checkpoint import CheckpointFolder, restore_stage, stage_parts
+from utils.checkpoint import CheckpointFolder, digest_state, restore_stage, stage_parts
 from utils.fusion import TrainedFusion
 from utils.stable_diffusion import load_stable_diffusion
 from utils.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise
 from utils.train_settings import fill_preset
 from utils.training_set import TrainingSet
+
+STATE = {"stage": "Stage II", "scaler": None}
 
 
 def parts(value):
@@ -71,7 +73,7 @@ def test_the_last_two_are_kept(checkpoints):
 
 
 def test_the_order_is_that_of_the_numbers(checkpoints):
-    checkpoints.write(12_345_678, parts(0), {})
+    checkpoints.write(12_345_678, parts(0), STATE)
     assert reopen(checkpoints).newest().state["step"] == 12_345_678
 
 
@@ -88,6 +90,39 @@ def test_a_damaged_newest_falls_back_with_a_warning(checkpoints, file, how):
     assert len(checkpoints.warnings) == 1 and "step-0000003 is damaged" in checkpoints.warnings[0]
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    ("stage", "Stage III"), ("stage", ["Stage II"]), ("stage", None), ("step", 2), ("step", "3"), ("step", 3.0),
+    ("step", True), ("scaler", {"scale": 1.0}), ("settings", {"seed": 1}), ("files", None), ("sha256", None),
+    ("pieces", {"residuals/1": [1]}), ("files", {"../../config.json": [0, 0]}), ("files", {}),
+])
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_an_edited_state_is_passed_over(checkpoints, name, value, is_signed):
+    path = checkpoints.folder / "step-0000003" / "checkpoint.json"
+    state = {**json.loads(path.read_text()), name: value}
+    is_possible = name in ("scaler", "settings") or value in ("Stage III", {})
+    if is_signed and name != "sha256":
+        state["sha256"] = digest_state(state)
+    path.write_text(json.dumps(state))
+    checkpoint = reopen(checkpoints).newest()
+    assert checkpoint.state["step"] == (3 if is_signed and is_possible else 2)
+    assert len(checkpoints.warnings) == (0 if is_signed and is_possible else 1)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"state"'])
+def test_a_state_that_is_none_is_passed_over(checkpoints, text):
+    (checkpoints.folder / "step-0000003" / "checkpoint.json").write_text(text)
+    assert reopen(checkpoints).newest().state["step"] == 2
+    assert "holds no state" in checkpoints.warnings[0]
+
+
+def test_the_last_warning_says_that_the_run_starts_anew(checkpoints):
+    for step in (2, 3):
+        damage(checkpoints.folder / f"step-000000{step}" / "weights.safetensors", "cut")
+    assert reopen(checkpoints).newest() is None
+    assert [text.rsplit("; ")[-1] for text in checkpoints.warnings] == ["going back to the one before",
+                                                                       "starting anew"]
+
+
 def test_a_damaged_piece_spoils_the_checkpoints_that_need_it(checkpoints):
     damage(checkpoints.folder / "residuals" / "3.safetensors", "flipped bit")
     assert reopen(checkpoints).newest().state["step"] == 2
@@ -98,9 +133,9 @@ def test_a_damaged_piece_spoils_the_checkpoints_that_need_it(checkpoints):
 def test_after_a_fallback_the_damaged_one_does_not_count_as_kept(checkpoints):
     damage(checkpoints.folder / "step-0000003" / "weights.safetensors", "cut")
     folder = reopen(checkpoints)
-    folder.write(folder.newest().state["step"] + 1, parts(3), {})
-    folder.write(5, parts(5), {})
-    folder.write(4, parts(4), {})  # as after 5 was found damaged
+    folder.write(folder.newest().state["step"] + 1, parts(3), STATE)
+    folder.write(5, parts(5), STATE)
+    folder.write(4, parts(4), STATE)  # as after 5 was found damaged
     assert folder.steps() == [3, 4]
 
 
@@ -118,7 +153,7 @@ def test_a_disk_that_takes_no_more_is_an_error_that_names_the_file_and_leaves_th
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:
         with pytest.raises(OSError) as caught:
-            checkpoints.write(4, {"weights": {"large": torch.zeros(2000)}}, {})
+            checkpoints.write(4, {"weights": {"large": torch.zeros(2000)}}, STATE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.errno == errno.EFBIG and str(caught.value.filename).endswith("step-0000004")
@@ -138,8 +173,8 @@ def test_pickles_are_not_opened(checkpoints, tmp_path):
     folder.mkdir()
     (folder / "weights.safetensors").write_bytes(pickle.dumps(Payload()))
     fingerprint = [os.path.getsize(folder / "weights.safetensors"), 0]
-    state = {"step": 4, "files": {"weights.safetensors": fingerprint}, "pieces": {}}
-    (folder / "checkpoint.json").write_text(json.dumps(state))
+    state = {**STATE, "step": 4, "files": {"weights.safetensors": fingerprint}, "pieces": {}}
+    (folder / "checkpoint.json").write_text(json.dumps({**state, "sha256": digest_state(state)}))
     assert reopen(checkpoints).newest().state["step"] == 3
     assert not marker.exists()
 
@@ -180,7 +215,7 @@ def test_a_restored_stage_ends_in_the_same_bits(tiny_pipeline, tmp_path, stage_n
     for step in optimise(accelerator, denoiser, data, stage, 0):
         if step + 1 == stop:
             parts = {**stage_parts(stage, denoiser), "losses": {stage.name: stage.losses}}
-            CheckpointFolder(tmp_path).write(stop, parts, {})
+            CheckpointFolder(tmp_path).write(stop, parts, STATE)
             residuals = data.residuals.clone()
     assert stop < len(stage.plan)
 

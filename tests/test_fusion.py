@@ -1,6 +1,7 @@
 """Double fusion: the frozen layer's numbers, exactness and memory; the trained layer's start; files."""
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from utils.fusion import (
     WEIGHT_STREAM,
     FrozenFusion,
     TrainedFusion,
+    check_digest,
     check_sizes,
     fuse,
     load_fusion,
@@ -375,3 +377,12 @@ def test_a_fusion_of_another_base_model_is_refused():
     for sizes in ((5, 16), (6, 12)):
         with pytest.raises(UserError, match=r"of 5 x 12, the base model makes \d+ x \d+; use the base model"):
             check_sizes(CONFIG, *sizes)
+
+
+def test_a_fusion_of_other_weights_is_refused_and_an_old_one_without_digest_is_warned_of(capsys):
+    check_digest({"weights_sha256": "12ab"}, "weights_sha256", "12ab", "model")
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match=r"does not belong to model \(weights_sha256: 12ab there, 34cd now\); use"):
+        check_digest({"weights_sha256": "12ab"}, "weights_sha256", "34cd", "model")
+    check_digest({}, "weights_sha256", "34cd", "model")
+    assert re.fullmatch("warning: fusion.json has no weights_sha256.*model\n", capsys.readouterr().err)

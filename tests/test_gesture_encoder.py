@@ -23,6 +23,7 @@ from utils.cli import UserError
 from utils.finger_states import finger_states
 from utils.gesture_encoder import (
     canonical_landmarks,
+    check_feature_info,
     encode_gesture,
     load_feature,
     load_feature_info,
@@ -234,6 +235,25 @@ def test_feature_without_its_json_or_in_another_shape_loads(tmp_path):
     feature = load_feature(tmp_path / "mean.npy")
     assert feature.dtype == np.float32 and np.array_equal(feature, np.arange(63))
     assert load_feature_info(tmp_path / "mean.npy") == {}
+
+
+def test_a_feature_of_another_kind_or_gesture_is_refused_by_its_json(tmp_path):
+    path = tmp_path / "feature.npy"
+    save_feature(path, np.zeros(63), "raw", "call", {})
+    for wanted in ({"gesture": "call", "kind": "raw"}, {"gesture": "call"}, {"gesture": None, "kind": None}):
+        check_feature_info(path, wanted, "wanted is")
+    for wanted, said in (({"gesture": "fist"}, "its gesture is 'call' by the .json beside it, wanted is 'fist'"),
+                         ({"gesture": "call", "kind": "canonical"}, "its kind is 'raw'")):
+        with pytest.raises(UserError, match=f"feature.npy: {said}"):
+            check_feature_info(path, wanted, "wanted is")
+    path.with_suffix(".json").unlink()
+    check_feature_info(path, {"gesture": "fist", "kind": "canonical"}, "wanted is")
+
+
+def test_a_json_that_holds_no_kind_is_refused(tmp_path):
+    (tmp_path / "feature.json").write_text("[]")
+    with pytest.raises(UserError, match="feature.json: holds no kind and gesture"):
+        load_feature_info(tmp_path / "feature.npy")
 
 
 class Malicious:

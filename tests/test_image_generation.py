@@ -16,6 +16,7 @@ import image_generation
 from tests.conftest import ROOT
 from tests.tiny_models import build_tiny_pipeline
 from utils import cli
+from utils.digests import digest_weights
 from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
 from utils.gesture_encoder import save_feature
 from utils.stable_diffusion import (
@@ -238,6 +239,41 @@ def test_another_feature_and_a_model_trained_again_at_the_same_path_are_noticed(
     assert "feature_sha256" in refusal(job(ckpt=folder, feature_npy_path=tmp_path / "other.npy"))
     save_fusion(folder, TrainedFusion(32), FEATURE, SIZES)
     assert "weights_sha256" in refusal(job(ckpt=folder))
+
+
+def test_a_fusion_beside_the_weights_of_another_training_is_refused(job, model, tmp_path, capsys):
+    folder = shutil.copytree(model, tmp_path / "model")
+    sd = load_stable_diffusion(folder)
+    config = {**SIZES, "weights_sha256": digest_weights(sd.text_encoder, sd.unet)}
+    save_fusion(folder, TrainedFusion(32), FEATURE, config)
+    generate(job(ckpt=folder, num_images=1))
+    assert "warning" not in capsys.readouterr().err
+    other = build_tiny_pipeline(tmp_path / "other", seed=2)
+    for name in ("fusion.json", "fusion.safetensors"):
+        shutil.copy(folder / name, other / name)
+    assert "does not belong to" in refusal(job(ckpt=other, img_save_path=tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_base_model_that_was_replaced_is_refused(job, model, tiny_pipeline, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    sd = load_stable_diffusion(tiny_pipeline)
+    digest = digest_weights(sd.text_encoder, sd.unet, sd.vae)
+    for base, is_its_own in ((tiny_pipeline, True), (model, False)):
+        config = {**SIZES, "base_model": str(base), "base_model_sha256": digest}
+        save_fusion(folder, TrainedFusion(32), FEATURE, config)
+        flags = job(ckpt=folder, base=True, num_images=1)
+        generate(flags) if is_its_own else pytest.raises(cli.UserError, generate, flags).match("base_model_sha256")
+
+
+@pytest.mark.parametrize(("kind", "gesture"), [("raw", "call"), ("canonical", "fist")])
+def test_a_feature_of_another_kind_or_gesture_is_refused(job, model, tmp_path, kind, gesture):
+    folder = shutil.copytree(model, tmp_path / "model")
+    save_fusion(folder, TrainedFusion(32), FEATURE, {**SIZES, "feature": "canonical"})
+    save_feature(tmp_path / "feature.npy", FEATURE.numpy(), kind, gesture, {})
+    assert "feature.npy: its " in refusal(job(ckpt=folder, feature_npy_path=tmp_path / "feature.npy"))
+    (tmp_path / "feature.json").unlink()
+    generate(job(ckpt=folder, feature_npy_path=tmp_path / "feature.npy", num_images=1))
 
 
 def test_images_of_unknown_origin_are_not_taken_for_ours(job, tmp_path):

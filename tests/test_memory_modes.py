@@ -3,6 +3,8 @@
 import argparse
 import copy
 import importlib.util
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import image_generation
 import train
@@ -103,6 +105,54 @@ def test_additions_of_another_u_net_are_refused(lora, tmp_path):
     (tmp_path / "cut" / "pytorch_lora_weights.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="cut/pytorch_lora_weights.safetensors: the LoRA does not load"):
         stable_diffusion.load_lora(stable_diffusion.load_stable_diffusion(tmp_path / "other"), tmp_path / "cut")
+
+
+def without_one(tensors):
+    tensors.pop(min(tensors))
+    return "1 tensors are missing or of other layers, unet"
+
+
+def with_another(tensors):
+    tensors["unet.conv_in.lora.down.weight"] = torch.zeros(4, 4)
+    return "1 tensors are missing or of other layers, unet.conv_in"
+
+
+def with_other_sizes(tensors):
+    tensors[min(tensors)] = torch.zeros(4, 5)
+    return r"is \(4, 5\), finite numbers of \(4, 16\) are needed"
+
+
+def with_nan(tensors):
+    tensors[min(tensors)].fill_(torch.nan)
+    return r"finite numbers of \(4, 16\) are needed"
+
+
+@pytest.mark.parametrize("change", [without_one, with_another, with_other_sizes, with_nan])
+def test_additions_to_other_layers_or_too_few_are_refused_and_the_u_net_stays(lora, tiny_pipeline, tmp_path, change):
+    tensors = load_file(lora / "pytorch_lora_weights.safetensors")
+    said = change(tensors)
+    save_file(tensors, tmp_path / "pytorch_lora_weights.safetensors")
+    sd = stable_diffusion.load_stable_diffusion(tiny_pipeline)
+    before = predict(sd.unet)
+    with pytest.raises(UserError, match=f"pytorch_lora_weights.safetensors: the LoRA does not load .*{said}"):
+        stable_diffusion.load_lora(sd, tmp_path)
+    assert torch.equal(predict(sd.unet), before)
+
+
+def test_additions_are_refused_on_another_base_model_and_beside_another_fusion(lora, world, tiny_pipeline, tmp_path):
+    ckpt = shutil.copytree(lora, tmp_path / "model")
+    config = json.loads((ckpt / "fusion.json").read_text())
+    other = build_tiny_pipeline(tmp_path / "other", seed=1)
+    (ckpt / "fusion.json").write_text(json.dumps({**config, "base_model": str(other)}))
+    for more in (["--mu", 1], ["--base"]):
+        with pytest.raises(UserError, match="does not belong to .*other .base_model_sha256: "):
+            draw(tmp_path, ckpt, *more)
+    (ckpt / "fusion.json").write_text(json.dumps(config))
+    tensors = load_file(ckpt / "pytorch_lora_weights.safetensors")
+    save_file({name: 2 * tensor for name, tensor in tensors.items()}, ckpt / "pytorch_lora_weights.safetensors")
+    with pytest.raises(UserError, match="does not belong to .*model .weights_sha256: "):
+        draw(tmp_path, ckpt, "--mu", 1)
+    assert not (tmp_path / "images").exists()
 
 
 def test_the_rate_of_lora_is_its_own_unless_given(world):

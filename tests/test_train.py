@@ -3,6 +3,7 @@
 import filecmp
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,12 +14,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 
+import image_generation
 import train
 from tests.conftest import ROOT
+from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
-from utils.cli import UserError
+from utils import images
+from utils.checkpoint import CheckpointFolder
+from utils.cli import UserError, run_main
 from utils.fusion import FrozenFusion, TrainedFusion, load_fusion
 from utils.images import open_image
 from utils.interruption import Interruption
@@ -79,6 +85,17 @@ def test_the_fusion_lies_beside_the_parts(finished, world, tiny_pipeline):
     expected = {"gesture": "call", "Lambda": 0.7, "sequence_length": 16, "embed_dim": 32, "resolution": 32,
                 "base_model": str(tiny_pipeline)}
     assert {name: config[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("more", [["--mu", "0.5"], ["--base"]])
+def test_the_model_draws_images_without_a_warning(finished, tmp_path, capsys, more):
+    (tmp_path / "names.txt").write_text("a\n")
+    (tmp_path / "prompts.txt").write_text("a red hand\n")
+    image_generation.main(image_generation.parse_args(list(map(str, [
+        "--image_filenames_file", tmp_path / "names.txt", "--prompts_file", tmp_path / "prompts.txt", "--ckpt",
+        finished[0] / "model", "--img_save_path", tmp_path / "images", "--num_inference_steps", 2, "--device", "cpu",
+        "--feature_npy_path", finished[0] / "gesture_feature.npy", *more]))))
+    assert (tmp_path / "images" / "a.png").is_file() and "warning" not in capsys.readouterr().err
 
 
 def test_settings_feature_losses_and_pictures_are_there(finished, world):
@@ -148,6 +165,57 @@ def test_overwrite_starts_anew(finished, world, tmp_path):
     assert json.loads((tmp_path / "call" / "config.json").read_text())["Lambda"] == 0.5
     assert not (tmp_path / "call" / "samples").exists()
     assert (tmp_path / "call" / "losses.jsonl").read_text() == ""
+
+
+def spoil_feature(folder):
+    np.save(folder / "feature.npy", np.full(63, np.nan, dtype=np.float32))
+    return "feature.npy: holds NaN"
+
+
+def foreign_feature(folder):
+    (folder / "feature.json").write_text('{"kind": "raw", "gesture": "fist"}')
+    return "feature.npy: its gesture is 'fist'"
+
+
+def spoil_images(folder):
+    for path in (folder / "data" / "call" / "train" / "images").iterdir():
+        path.write_bytes(b"no image")
+    return "none of the 6 images can be read"
+
+
+def spoil_test_captions(folder):
+    (folder / "data" / "call" / "test" / "synthetic_enriched.txt").write_bytes(b"a hand\n\xff\n")
+    return "synthetic_enriched.txt, line 2: not UTF-8"
+
+
+@pytest.mark.parametrize("spoil", [spoil_feature, foreign_feature, spoil_images, spoil_test_captions])
+def test_overwrite_costs_no_earlier_run_when_an_input_is_bad(spoil, finished, world, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "outputs" / "call")
+    for name in ("data", "feature.npy"):
+        (shutil.copytree if name == "data" else shutil.copy)(world[0] / name, tmp_path / name)
+    before = snapshot(tmp_path / "outputs")
+    with pytest.raises(UserError, match=spoil(tmp_path)):
+        run([*world[1], "--data_dir", tmp_path / "data", "--feature_npy_path", tmp_path / "feature.npy"],
+            tmp_path / "outputs", "--overwrite", "--num_validation_images", 1)
+    assert snapshot(tmp_path / "outputs") == before
+
+
+def test_overwrite_costs_no_earlier_run_when_stage_i_finds_no_hand(finished, world, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "call")
+    before, flags = snapshot(tmp_path), list(world[1])
+    place = flags.index("--feature_npy_path")
+    with pytest.raises(UserError, match="Stage I found no hand in 6 images"):
+        run(flags[:place] + flags[place + 2:], tmp_path, "--overwrite", "--num_workers", 1)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_feature_that_was_bad_is_not_held_against_the_corrected_one(world, tmp_path):
+    spoil_feature(tmp_path)
+    flags = [*world[1], "--feature_npy_path", tmp_path / "feature.npy", "--embedding_steps", 0, "--finetune_steps", 0]
+    with pytest.raises(UserError, match="holds NaN"):
+        run(flags, tmp_path / "outputs")
+    np.save(tmp_path / "feature.npy", np.ones(63, dtype=np.float32))
+    assert (run(flags, tmp_path / "outputs") / "model").is_dir()
 
 
 def test_results_without_settings_are_not_touched(finished, world, tmp_path):
@@ -247,10 +315,112 @@ def test_a_second_ctrl_c_leaves_at_once(run_script):
     assert (result.returncode, result.stdout) == (-signal.SIGINT, "first\n")
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_last_checkpoint_is_written_ends_the_run(number, status, world, tmp_path, monkeypatch):
+    flags = [*world[1], "--batch_size", 4, "--embedding_steps", 1, "--finetune_steps", 2, "--checkpointing_steps", 3]
+    write = CheckpointFolder.write
+
+    def write_and_signal(self, step, *rest):
+        if step == 5:  # 2 of Stage II, 3 of Stage III
+            os.kill(os.getpid(), number)
+        write(self, step, *rest)
+
+    whole = run(flags, tmp_path / "whole")
+    monkeypatch.setattr(CheckpointFolder, "write", write_and_signal)
+    with pytest.raises(SystemExit) as ended:
+        run(flags, tmp_path / "broken")
+    broken = tmp_path / "broken" / "call"
+    assert ended.value.code == status and not (broken / "model").exists()
+    assert "interrupted in Stage III after update 3 of 3" in (broken / "train.log").read_text()
+    run(flags, tmp_path / "broken")
+    names = ["losses.jsonl", "model/unet/diffusion_pytorch_model.safetensors", "model/fusion.safetensors"]
+    assert filecmp.cmpfiles(whole, broken, names, shallow=False) == (names, [], [])
+
+
 def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path):
     with pytest.raises(UserError, match=r"Stage III, update \d+: the loss is (nan|inf) \(last checkpoint: .*step-"):
         run(world[1], tmp_path, *SHORT, "--finetune_lr", 1e30, "--lr_warmup_steps", 0)
     assert not (tmp_path / "call" / "model").exists()
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--fusion_lr", 1e38, "--embedding_steps", 1, "--finetune_steps", 0, "--batch_size", 6], "Stage II, update 1"),
+    (["--finetune_lr", 1e30, "--embedding_steps", 1, "--finetune_steps", 1, "--batch_size", 6], "Stage III, update 1"),
+    (["--finetune_lr", 1e30, "--embedding_steps", 1, "--finetune_steps", 1, "--batch_size", 6,
+      "--checkpointing_steps", 1], "Stage III, update 1"),
+    (["--embedding_lr", 1e38, "--embedding_steps", 1, "--finetune_steps", 0, "--batch_size", 6], "Stage II, update 1"),
+])
+def test_weights_that_have_exploded_are_neither_saved_nor_checkpointed(world, tmp_path, flags, said):
+    with pytest.raises(UserError, match=f"{said}: .* is not finite any more .*lower learning rate") as caught:
+        run(world[1], tmp_path, *flags, "--lr_warmup_steps", 0)
+    folder = tmp_path / "call"
+    assert not (folder / "model").exists()
+    checkpoint = CheckpointFolder(folder / "checkpoints").newest()
+    if said.startswith("Stage III"):  # that of Stage II is the newest and good
+        assert checkpoint.state["stage"] == "Stage II" and f"last checkpoint: {checkpoint.path}" in str(caught.value)
+        assert all(tensor.isfinite().all() for tensor in checkpoint.load("weights").values())
+    else:
+        assert checkpoint is None and "last checkpoint: none" in str(caught.value)
+
+
+# What a run has begun with
+
+
+@pytest.fixture
+def begun(world, tmp_path):
+    """(folder of the inputs, flags) of a run that ended in Stage III, with copies of its inputs to change."""
+    shutil.copytree(world[0] / "data", tmp_path / "data")
+    build_tiny_pipeline(tmp_path / "base")
+    flags = [*world[1], "--data_dir", tmp_path / "data", "--pretrained_model_name_or_path", tmp_path / "base",
+             "--embedding_steps", 1, "--finetune_steps", 1, "--finetune_lr", 1e30, "--lr_warmup_steps", 0]
+    with pytest.raises(UserError, match="not finite any more"):
+        run(flags, tmp_path / "outputs")
+    return tmp_path, flags
+
+
+def refuse_to_go_on(begun, capsys):
+    """The only line on standard error when the same command is given again, which leaves the run as it was."""
+    folder, flags = begun
+    before = snapshot(folder / "outputs")
+    with pytest.raises(SystemExit) as ended:
+        run_main(train.main, train.parse_args([*map(str, flags), "--output_dir", str(folder / "outputs")]))
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert ended.value.code == 1 and len(errors) == 1
+    assert snapshot(folder / "outputs") == before
+    return errors[0]
+
+
+@pytest.mark.parametrize("part", ["vae", "unet", "text_encoder"])
+def test_a_base_model_that_was_replaced_is_noticed(begun, capsys, part):
+    name = {"text_encoder": "model.safetensors"}.get(part, "diffusion_pytorch_model.safetensors")
+    other = build_tiny_pipeline(begun[0] / "other", seed=1)
+    shutil.copy(other / part / name, begun[0] / "base" / part / name)
+    assert re.search("base_model_sha256: [0-9a-f]{16} there, [0-9a-f]{16} now", refuse_to_go_on(begun, capsys))
+
+
+def test_an_image_that_was_replaced_or_became_unreadable_is_noticed(begun, capsys):
+    path = begun[0] / "data" / "call" / "train" / "images" / "2.png"
+    for data in (path.with_name("3.png").read_bytes(), b"no image"):
+        path.write_bytes(data)
+        assert re.search("images_sha256: [0-9a-f]{16} there, [0-9a-f]{16} now", refuse_to_go_on(begun, capsys))
+
+
+def test_an_image_that_can_no_longer_be_decoded_is_named(world, tmp_path, capsys, monkeypatch):
+    folder, flags = copy_data(world, tmp_path)
+    Image.new("RGB", (100, 100)).save(folder / "images" / "2.png")
+    flags = [*flags, "--embedding_steps", 1, "--finetune_steps", 1, "--finetune_lr", 1e30, "--lr_warmup_steps", 0]
+    with pytest.raises(UserError, match="not finite any more"):
+        run(flags, tmp_path / "outputs")
+    monkeypatch.setattr(images, "PIXEL_LIMIT", 5000)
+    assert "images_left_out: [] there, ['2.png'] now" in refuse_to_go_on((tmp_path, flags), capsys)
+
+
+def test_flags_that_leave_the_numbers_alone_may_change_and_the_run_goes_on(begun, capsys):
+    folder, flags = begun
+    (folder / "data").rename(folder / "moved")
+    with pytest.raises(UserError, match="Stage III, update 1: .* is not finite any more"):
+        run([*flags, "--data_dir", folder / "moved", "--checkpointing_steps", 7], folder / "outputs")
+    assert "going on from" in capsys.readouterr().out
 
 
 # What is refused

@@ -1,6 +1,7 @@
 """Checkpoints, whole or absent: safetensors and JSON in `step-XXXXXXX` folders, the newest two kept."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -12,10 +13,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from utils.cli import UserError, atomic_path, read_json, write_json
+from utils.cli import UserError, atomic_path, read_json, to_json, write_json
+from utils.digests import sha256
 from utils.optimizers import load_optimizer_tensors, optimizer_tensors
 
 STATE_FILE = "checkpoint.json"
+STAGES = ("Stage II", "Stage III")
 KEPT = 2
 BLOCK = 1 << 24  # bytes read at once for a checksum
 
@@ -25,7 +28,7 @@ class Checkpoint:
     """One checkpoint whose files have been compared with their checksums."""
 
     path: Path
-    state: dict  # what `write` was given, with "step", "files" and "pieces"
+    state: dict  # what `write` was given, with "step", "files", "pieces" and the digest of all that
 
     def load(self, part):
         """The tensors of one part on the CPU; {} if the checkpoint has no such part."""
@@ -61,8 +64,8 @@ class CheckpointFolder:
     def write(self, step, parts, state):
         """Writes `step-XXXXXXX` from parts ({name: {key: tensor}}) and `state` (JSON), then drops older ones.
 
-        The folder appears by one rename, after everything in it has reached the disk. When the disk is full,
-        an OSError names it, and what was there before is untouched.
+        `state` says at least the "stage", one of STAGES. The folder appears by one rename, after everything in it
+        has reached the disk. When the disk is full, an OSError names it, and what was there before is untouched.
         """
         with atomic_path(self.path_of(step)) as temporary:
             temporary.mkdir()
@@ -71,7 +74,8 @@ class CheckpointFolder:
                 path = temporary / f"{name}.safetensors"
                 write_tensors(path, tensors)
                 files[path.name] = take_fingerprint(path)
-            write_json(temporary / STATE_FILE, {**state, "step": step, "files": files, "pieces": self.pieces})
+            state = {**state, "step": step, "files": files, "pieces": self.pieces}
+            write_json(temporary / STATE_FILE, {**state, "sha256": digest_state(state)})
         sync_folder(self.folder)
 
         # A newer one is left only when it was found damaged and the run went on from an older one.
@@ -83,19 +87,23 @@ class CheckpointFolder:
         """The newest whole checkpoint, or None. A damaged one is warned of and passed over; leftovers go."""
         for leftover in self.folder.rglob(".tmp-*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        for step in reversed(self.steps()):
+        steps = self.steps()
+        for step in reversed(steps):
             try:
-                state = self.check(self.path_of(step))
-            except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
-                self.warn(f"warning: {self.path_of(step)} is damaged ({error}); going back to the one before")
+                state = self.check(step)
+            except (UserError, OSError) as error:
+                next_one = "starting anew" if step == steps[0] else "going back to the one before"
+                self.warn(f"warning: {self.path_of(step)} is damaged ({error}); {next_one}")
                 continue
             self.pieces = state["pieces"]
             return Checkpoint(self.path_of(step), state)
         return None
 
-    def check(self, path):
-        """The state of the checkpoint at `path`. UserError or OSError when a file is damaged or missing."""
+    def check(self, step):
+        """The state of a checkpoint. UserError or OSError when a file is damaged or missing."""
+        path = self.path_of(step)
         state = read_json(path / STATE_FILE)
+        check_state(state, step)
         files = {path / name: fingerprint for name, fingerprint in state["files"].items()}
         for name, fingerprint in state["pieces"].items():
             files[self.folder / f"{name}.safetensors"] = fingerprint
@@ -111,6 +119,33 @@ class CheckpointFolder:
 
     def path_of(self, step):
         return self.folder / f"step-{step:07d}"
+
+
+def digest_state(state):
+    """Digest of a state as it comes back from JSON, without the digest in it."""
+    state = json.loads(to_json(state))
+    return sha256([to_json({name: value for name, value in state.items() if name != "sha256"})])
+
+
+def check_state(state, step):
+    """UserError unless `state` is what `write` puts into the checkpoint of that step."""
+    def is_listing(value):
+        return isinstance(value, dict) and all(
+            isinstance(entry, list) and [type(number) for number in entry] == [int, int] and ".." not in name
+            for name, entry in value.items())
+
+    wanted = {
+        "step": lambda value: type(value) is int and value == step,
+        "stage": lambda value: value in STAGES,
+        "scaler": lambda value: value is None or isinstance(value, dict),
+        "files": is_listing, "pieces": is_listing,
+        "sha256": lambda value: value == digest_state(state),
+    }
+    if not isinstance(state, dict):
+        raise UserError(f"{STATE_FILE} holds no state")
+    for name, is_right in wanted.items():
+        if not is_right(state.get(name)):
+            raise UserError(f"{STATE_FILE}: {name} is not what was written")
 
 
 def write_tensors(path, tensors):

@@ -265,6 +265,7 @@ def compare_folders(args, distance):
     for folder in (real, *fakes):
         measure_folder(folder, regions, distance.hand_crops[args.protocol], extractor, args, device)
 
+    processes.leave()
     if not processes.is_first():
         return
 

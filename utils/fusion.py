@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import UserError, atomic_path, read_json, write_json
+from utils.cli import UserError, atomic_path, read_json, warn, write_json
 
 FEATURE_DIM = 63  # 21 landmarks x (x, y, z)
 
@@ -181,7 +181,8 @@ class TrainedFusion(nn.Module):
 def save_fusion(folder, fusion, feature, config):
     """Writes fusion.safetensors (the feature, trained weights) and fusion.json: config and fusion.settings().
 
-    `config` must say sequence_length; the rest of it is for people and for checks by the scripts.
+    `config` must say sequence_length; the rest of it is for people and for checks by the scripts, among it what
+    the fusion belongs to: weights_sha256, base_model_sha256, gesture and feature, its kind.
     """
     tensors = {"feature": feature}
     if isinstance(fusion, TrainedFusion):
@@ -246,3 +247,12 @@ def check_sizes(config, sequence_length, embed_dim):
     if (length, width) != (sequence_length, embed_dim):
         raise UserError(f"the fusion was made for text embeddings of {length} x {width}, the base model "
                         f"makes {sequence_length} x {embed_dim}; use the base model it was trained with")
+
+
+def check_digest(config, name, digest, whose):
+    """UserError unless weights have the digest that fusion.json calls `name`; a warning if an old one has none."""
+    if name not in config:
+        warn(f"fusion.json has no {name}, so nothing shows whether it belongs to {whose}")
+    elif config[name] != digest:
+        raise UserError(f"fusion.json does not belong to {whose} ({name}: {config[name]} there, {digest} now); "
+                        "use the model folder as train.py left it, with the base model of then")

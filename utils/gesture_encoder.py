@@ -152,4 +152,19 @@ def load_feature(path):
 def load_feature_info(path):
     """What `save_feature` wrote beside the feature (kind, gesture, counts); {} when there is no such file."""
     info_path = Path(path).with_suffix(".json")
-    return read_json(info_path) if info_path.is_file() else {}
+    info = read_json(info_path) if info_path.is_file() else {}
+    if not isinstance(info, dict):
+        raise UserError(f"{info_path}: holds no kind and gesture; delete it if {path} is the right feature")
+    return info
+
+
+def check_feature_info(path, wanted, whose):
+    """UserError when the .json beside a feature says another kind or gesture than `wanted` ({name: value}).
+
+    What one of the two does not say is not compared. `whose` says in the message what wants it.
+    """
+    info = load_feature_info(path)
+    for name, value in wanted.items():
+        if value is not None and info.get(name, value) != value:
+            raise UserError(f"{path}: its {name} is {info[name]!r} by the .json beside it, {whose} {value!r}; "
+                            f"give a feature of that {name}")

@@ -68,6 +68,8 @@ def decide(work):
         except (UserError, OSError) as raised:
             error = raised
     value, status = broadcast((value, error and describe_error(error)[0]))
+    if error or status:
+        leave()
     if error:
         raise error
     if status:
@@ -107,12 +109,14 @@ def total(tensor):
     return tensor
 
 
-def wait_for_all():
-    """Returns when every process has come here."""
+def leave():
+    """Returns when every process has come here; they meet no more. Without it torch complains at the end."""
     if count() > 1:
-        from accelerate import PartialState
+        from torch.distributed import barrier, destroy_process_group, is_initialized
 
-        PartialState().wait_for_everyone()
+        if is_initialized():
+            barrier()
+            destroy_process_group()
 
 
 def own_part(num_items, size):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from utils import processes
 from utils.cli import UserError, atomic_path, differing_settings, naming_errors, read_json, write_settings
 from utils.file_lock import lock_file
-from utils.train_settings import bound_settings
+from utils.train_settings import LOADED_SETTINGS, bound_settings
 
 
 class RunFolder:
@@ -28,6 +28,8 @@ class RunFolder:
         self.model = self.folder / "model"
         self.log_file = self.folder / "train.log"
         self.lock_file = self.folder / ".lock"  # there while the run goes on
+        self.waiting = []  # lines of the log from before the run has begun, while an earlier one may still be there
+        self.has_begun = False
 
     @property
     def is_finished(self):
@@ -38,7 +40,10 @@ class RunFolder:
         return self.config.is_file()
 
     def check(self, settings):
-        """UserError when the folder holds a run with other settings, or results without settings."""
+        """UserError when the folder holds a run with other settings, or results without settings.
+
+        LOADED_SETTINGS are compared as soon as they are among `settings`.
+        """
         if not self.config.is_file():
             if found := [path.name for path in (self.checkpoints, self.model) if path.exists()]:
                 raise UserError(f"{self.folder} holds {' and '.join(found)} but no config.json, so the run "
@@ -47,6 +52,7 @@ class RunFolder:
         old = read_json(self.config)
         if not isinstance(old, dict):
             raise UserError(f"{self.config} holds no settings; choose another --output_dir or --overwrite")
+        old = {name: value for name, value in old.items() if name in settings or name not in LOADED_SETTINGS}
         if differing := differing_settings(bound_settings(old), bound_settings(settings)):
             raise UserError(f"{self.folder} holds a run with other settings ({'; '.join(differing)}); "
                             "choose another --output_dir, or add --overwrite to start anew")
@@ -73,6 +79,8 @@ class RunFolder:
         for leftover in self.folder.glob(".*tmp-*"):  # of a run that was killed while it wrote
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         write_settings(self.config, settings)
+        self.has_begun = True
+        self.write_log()
 
     def write_losses(self, losses):
         """{stage name: losses of its updates} as one JSON line per update."""
@@ -87,9 +95,18 @@ class RunFolder:
             shutil.rmtree(self.checkpoints)
 
     def log(self, message):
-        """Prints a line and keeps it, with the time, in train.log; only the first of several processes does."""
+        """Prints a line and keeps it, with the time, in train.log; only the first of several processes does.
+
+        The file is written from `begin` on.
+        """
         if not processes.is_first():
             return
         tqdm.write(message)
+        self.waiting.append(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {message}\n")
+        if self.has_begun:
+            self.write_log()
+
+    def write_log(self):
         with naming_errors(self.log_file), open(self.log_file, "a", encoding="utf-8") as file:
-            file.write(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {message}\n")
+            file.writelines(self.waiting)
+        self.waiting.clear()

@@ -21,6 +21,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
@@ -198,19 +199,38 @@ def save_lora(sd, folder):
 
 
 def load_lora(sd, folder):
-    """Add LORA_FILE of `folder` to the weights of the U-Net. UserError if it is damaged or of another U-Net."""
+    """Add LORA_FILE of `folder` to the weights of the U-Net.
+
+    UserError if it is damaged, lacks additions or holds those of another U-Net.
+    """
     from diffusers import StableDiffusionPipeline
 
     import_peft()
     path = Path(folder) / LORA_FILE
 
     def load():
+        check_lora(sd.unet, load_file(path))
         state, alphas = StableDiffusionPipeline.lora_state_dict(folder, weight_name=LORA_FILE, local_files_only=True)
         StableDiffusionPipeline.load_lora_into_unet(state, alphas, sd.unet)
         sd.unet.fuse_lora()
         sd.unet.unload_lora()
 
     load_part(str(path), "LoRA", load)
+
+
+def check_lora(unet, tensors):
+    """ValueError unless `tensors` are finite additions of one rank to just the layers that add_lora extends."""
+    layers = {name: layer for name, layer in unet.named_modules() if name.endswith(LORA_LAYERS)}
+    rank = max((tensor.shape[0] for name, tensor in tensors.items() if ".lora.down." in name), default=0)
+    shapes = {}
+    for name, layer in layers.items():
+        shapes[f"unet.{name}.lora.down.weight"] = (rank, layer.in_features)
+        shapes[f"unet.{name}.lora.up.weight"] = (layer.out_features, rank)
+    if different := sorted(shapes.keys() ^ tensors.keys()):
+        raise ValueError(f"{len(different)} tensors are missing or of other layers, {different[0]} among them")
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != shape or not tensors[name].isfinite().all():
+            raise ValueError(f"{name} is {tuple(tensors[name].shape)}, finite numbers of {shape} are needed")
 
 
 def compile_unet(unet, mode="default"):

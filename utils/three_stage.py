@@ -23,16 +23,19 @@ from utils.training_set import take_rows
 from utils.weight_average import WeightAverage
 
 
+def check_prediction_type(noise_scheduler):
+    """UserError unless the base model predicts noise or velocity, the two that `denoising_loss` knows."""
+    prediction_type = noise_scheduler.config.prediction_type
+    if prediction_type not in ("epsilon", "v_prediction"):
+        raise UserError(f"the base model predicts {prediction_type!r}; give one of epsilon or v_prediction")
+
+
 def denoising_loss(unet, noise_scheduler, latents, noise, timesteps, encoder_hidden_states):
     """Mean squared error (B,) of each image's prediction, of noise or of velocity as the base model's is."""
     noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
-    prediction_type = noise_scheduler.config.prediction_type
-    if prediction_type == "epsilon":
-        target = noise
-    elif prediction_type == "v_prediction":
-        target = noise_scheduler.get_velocity(latents, noise, timesteps)
-    else:
-        raise UserError(f"the base model predicts {prediction_type!r}; give one of epsilon or v_prediction")
+    check_prediction_type(noise_scheduler)
+    is_velocity = noise_scheduler.config.prediction_type == "v_prediction"
+    target = noise_scheduler.get_velocity(latents, noise, timesteps) if is_velocity else noise
     model_pred = unet(noisy_latents, timesteps, encoder_hidden_states=encoder_hidden_states).sample
     return F.mse_loss(model_pred.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
 

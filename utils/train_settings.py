@@ -55,6 +55,8 @@ EMA = {"improved": True, "paper": False}
 # What may differ when a run goes on: where it is, how often it saves, and what leaves every number as it is.
 FREE_SETTINGS = ("preset", "output_dir", "data_dir", "device", "debug", "overwrite", "checkpointing_steps",
                  "keep_checkpoints", "gradient_checkpointing", "num_workers")
+# Known only when the base model is loaded and the images have been encoded.
+LOADED_SETTINGS = ("base_model_sha256", "images_left_out")
 
 
 def add_preset_flags(parser):
