@@ -99,7 +99,7 @@ def list_settings(args, paths, captions):
     lines = "\n".join([*(path.name for path in paths), *captions])
     settings = {**vars(args), "captions_sha256": digest(lines.encode(errors="surrogatepass"))}
     if args.feature_npy_path:
-        settings["feature_sha256"] = digest(args.feature_npy_path.read_bytes())
+        settings["feature_sha256"] = digest(cli.read_file(args.feature_npy_path))
     return settings
 
 
@@ -326,4 +326,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    cli.run_main(main, parse_args(), goes_on=True)

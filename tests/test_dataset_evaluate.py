@@ -232,7 +232,7 @@ def test_a_missing_mediapipe_is_said_before_clip_is_loaded(data, tmp_path, monke
     (["--phrase", " "], "--phrase: must not be empty"),
     (["--grid", "lowest.txt"], "--grid lowest.txt: give a name that ends in"),
     (["--per_image", "{data}"], "--per_image {data}: is a folder"),
-    (["--per_image", "{data}/captions.txt"], "captions.txt: is one of the lists to read"),
+    (["--per_image", "{data}/captions.txt"], "captions.txt: is one of the files that are read"),
 ])
 def test_wrong_arguments_are_refused(args, problem, data, clip_folder, capsys):
     with pytest.raises(SystemExit) as exit_status:

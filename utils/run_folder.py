@@ -91,5 +91,6 @@ class RunFolder:
         if not processes.is_first():
             return
         tqdm.write(message)
-        with naming_errors(self.log_file), open(self.log_file, "a", encoding="utf-8") as file:
-            file.write(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {message}\n")
+        with naming_errors(self.log_file), open(self.log_file, "ab") as file:
+            line = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {message}\n"
+            file.write(line.encode(errors="backslashreplace"))  # an undecodable path may be in it
