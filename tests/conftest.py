@@ -34,6 +34,15 @@ def without_rights():
         os.seteuid(0)
 
 
+@contextlib.contextmanager
+def no_reader():
+    """Inside, standard output is a pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stream, contextlib.redirect_stdout(stream):
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory):
     """Folder of a randomly initialised Stable Diffusion: 32x32 images, 16 tokens of width 32. Read only."""
