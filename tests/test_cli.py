@@ -224,6 +224,8 @@ def test_help_is_shown_on_a_terminal_that_knows_ascii_only():
 @pytest.mark.parametrize("close", [[1], [2], [1, 2], [0, 1, 2]])
 def test_closed_streams_keep_no_result_from_being_written(close, tmp_path):
     body = (f"row = {str(tmp_path / 'rows.jsonl')!r}\nprint('lost', flush=True)\nprint('lost', file=sys.stderr)\n"
+            "import subprocess\nchild = 'import sys; assert None not in (sys.stdin, sys.stdout, sys.stderr)'\n"
+            "subprocess.run([sys.executable, '-c', child], check=True)\n"
             "file = open(row, 'w')\nassert file.fileno() > 2\nos.write(1, b'of native code')\nfile.write('{}')")
     result = run_code(body, close=close)
     assert (result.returncode, (tmp_path / "rows.jsonl").read_text()) == (0, "{}"), result.stderr

@@ -186,12 +186,11 @@ def warn(message):
 
 def prepare_streams():
     """Closed standard streams lead to the null device; what the others cannot encode is escaped."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a file opened later would get the number
-        os.set_inheritable(number, True)
-    os.close(number)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))
+            stream = open(os.devnull, mode)  # has the number that was free, which a result would get otherwise
+            os.set_inheritable(stream.fileno(), True)  # as the others are: by the processes of a pool
+            setattr(sys, name, stream)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
