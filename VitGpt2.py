@@ -27,4 +27,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    cli.run_main(main, parse_args(), goes_on=True)

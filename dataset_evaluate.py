@@ -19,7 +19,7 @@ import itertools
 import textwrap
 from contextlib import closing
 
-from utils import cli
+from utils import cli, output_paths
 
 METRICS = ("image_caption_similarity", "caption_caption_similarity", "caption_pairs_similarity", "cut_rate",
            "duplicate_rate", "phrase_coverage", "detection_rate")
@@ -55,13 +55,7 @@ def parse_args(argv=None):
         args.phrase = gesture.phrase if args.phrase is None else args.phrase
     if args.phrase is not None and not args.phrase.strip():
         parser.error("--phrase: must not be empty; leave the flag out to look for none")
-    for flag in ("output", "per_image", "grid"):
-        if (path := getattr(args, flag)) and path.is_dir():
-            parser.error(f"--{flag} {path}: is a folder; give a file name")
-        if path and path.resolve() in (args.image_filenames_path.resolve(), args.captions_path.resolve()):
-            parser.error(f"--{flag} {path}: is one of the lists to read; give another file")
-    if args.grid and args.grid.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        parser.error(f"--grid {args.grid}: give a name that ends in .png or .jpg")
+    output_paths.check_outputs(parser, args, [args.image_folder], [args.image_filenames_path, args.captions_path])
     return args
 
 
@@ -178,6 +172,13 @@ def format_summary(row):
     return f"{', '.join(parts)}; {row['num_pairs']} pairs"
 
 
+def format_numbers(row):
+    """The lines to print: counts, one per number, the summary."""
+    return [f"{row['num_pairs']} pairs, {row['num_skipped']} skipped",
+            *(f"{key:<28}{'-' if row[key] is None else format(row[key], '.4f')}" for key in METRICS if key in row),
+            format_summary(row)]
+
+
 def write_per_image(path, paths, captions, similarities, is_cut, hands, phrase):
     """One CSV line per image, in the order of the list; an image that cannot be read has no similarity."""
     from utils.enrichment_rules import has_phrase_once
@@ -225,22 +226,20 @@ def main(args):
               for flag in clip.are_cut(captions[start : start + args.batch_size])]
     hands = None if args.no_hands else count_hands(paths, similarities, args.num_workers)
 
-    # Save, then print
+    # Print, then save, even where the reader of what is printed has gone
     row = {**summarize(similarities, among_captions, captions, is_cut, hands, args.phrase),
            "script": "dataset_evaluate.py", "image_folder": str(args.image_folder),
            "captions_path": str(args.captions_path), "model": args.model, "gesture": args.gesture,
            "phrase": args.phrase, "seed": args.seed}
-    if args.per_image:
-        write_per_image(args.per_image, paths, captions, similarities, is_cut, hands, args.phrase)
-    if args.grid:
-        save_grid(args.grid, paths, captions, similarities)
-    if args.output:
-        cli.append_row(args.output, row)
-    print(f"{row['num_pairs']} pairs, {row['num_skipped']} skipped")
-    for key in METRICS:
-        if key in row:
-            print(f"{key:<28}{'-' if row[key] is None else format(row[key], '.4f')}")
-    print(format_summary(row))
+    try:
+        print("\n".join(format_numbers(row)), flush=True)
+    finally:
+        if args.output:
+            cli.append_row(args.output, row)
+        if args.per_image:
+            write_per_image(args.per_image, paths, captions, similarities, is_cut, hands, args.phrase)
+        if args.grid:
+            save_grid(args.grid, paths, captions, similarities)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ Appends one JSON row per folder to --output, and writes --per_image and --grid f
 """
 import csv
 
-from utils import cli
+from utils import cli, output_paths
 
 COUNTS = ("num_images", "num_skipped", "num_without_hand", "num_hands")
 METRICS = ("detection_rate", "hand_conf", "hand_conf_zero_filled", "gesture_match_rate",
@@ -67,13 +67,9 @@ def parse_args(argv=None):
     cli.require_names(parser, args.names, args.image_folder)
     if args.gesture and cli.require_gesture(parser, args.gesture).fingers is None:
         parser.error(f"--gesture {args.gesture}: how its fingers are held is not known; leave the flag out")
-    for flag in ("output", "per_image", "grid"):
-        if (path := getattr(args, flag)) and path.is_dir():
-            parser.error(f"--{flag} {path}: is a folder; give a file name")
     if args.cache_dir and args.cache_dir.exists() and not args.cache_dir.is_dir():
         parser.error(f"--cache_dir {args.cache_dir}: is a file; give a folder name")
-    if args.grid and args.grid.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        parser.error(f"--grid {args.grid}: give a name that ends in .png or .jpg")
+    output_paths.check_outputs(parser, args, args.image_folder)
     return args
 
 
@@ -270,15 +266,16 @@ def main(args):
             raise cli.UserError(f"{folder}: none of its {len(images)} images can be read; see the warnings")
         rows.append({"name": name, "image_folder": str(folder), **summary, **settings})
 
-    # Save, then print
-    if args.per_image:
-        write_per_image(args.per_image, scored, names, gesture)
-    if args.grid:
-        save_grid(args.grid, scored, names, gesture)
-    for row in rows if args.output else []:
-        cli.append_row(args.output, row)
-    print("\n".join(format_table(rows)))
-    print(format_summary(rows))
+    # Print, then save, even where the reader of what is printed has gone
+    try:
+        print("\n".join([*format_table(rows), format_summary(rows)]), flush=True)
+    finally:
+        for row in rows if args.output else []:
+            cli.append_row(args.output, row)
+        if args.per_image:
+            write_per_image(args.per_image, scored, names, gesture)
+        if args.grid:
+            save_grid(args.grid, scored, names, gesture)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def check_settings(args, paths, settings):
         return
     folder, remedy = args.img_save_path, "choose another --img_save_path or add --overwrite"
     if (folder / "generation.json").is_file():
-        old = cli.read_json(folder / "generation.json")
+        old = cli.read_object(folder / "generation.json")
         differing = cli.differing_settings({name: old[name] for name in settings if name in old}, settings)
         if differing:
             raise cli.UserError(f"{folder} was drawn with other settings ({'; '.join(differing)}); {remedy}")
@@ -157,7 +157,7 @@ def report(message):
 def main(args):
     # Check names, prompts and earlier images.
     paths, prompts = read_jobs(args)
-    names_file, prompts_file = args.image_filenames_file.read_bytes(), args.prompts_file.read_bytes()
+    names_file, prompts_file = map(cli.read_file, (args.image_filenames_file, args.prompts_file))
     settings = {
         "base": args.base,
         "ckpt": str(args.ckpt),
@@ -284,4 +284,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    cli.run_main(main, parse_args(), goes_on=True)

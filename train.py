@@ -92,7 +92,7 @@ def list_settings(args, paths, captions):
     settings = {**vars(args), "captions_sha256": sha256([lines.encode(errors="surrogatepass")]),
                 "images_sha256": digest_files(paths)}
     if args.feature_npy_path:
-        settings["feature_sha256"] = sha256([args.feature_npy_path.read_bytes()])
+        settings["feature_sha256"] = sha256([cli.read_file(args.feature_npy_path)])
     return settings
 
 
@@ -259,4 +259,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    cli.run_main(main, parse_args(), goes_on=True)

@@ -1,5 +1,6 @@
 """Fixtures of all tests: one torch thread, a tiny pipeline folder, scripts run as a user runs them."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -18,6 +19,28 @@ sys.path.insert(0, str(ROOT))
 from tests.tiny_models import build_tiny_pipeline  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def without_rights():
+    """A root user is one without rights inside; for others nothing changes."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@contextlib.contextmanager
+def no_reader():
+    """Inside, standard output is a pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stream, contextlib.redirect_stdout(stream):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,7 @@ and leaves what was there as it was.
 """
 
 import ast
-import contextlib
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -27,7 +25,7 @@ import image_generation
 import train
 import VitGpt2
 from tests import tiny_captioners
-from tests.conftest import ROOT
+from tests.conftest import ROOT, without_rights
 from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
 from utils import cli, hagrid, results_table
@@ -171,19 +169,6 @@ def test_folders_that_are_none_or_empty(script, flag, others, what, odd, tmp_pat
         path.mkdir()
     args = [flag, path, *(part for other in others for part in (other, odd))]
     refused(script, args, capsys, 1 if what == "empty" else 2, str(path))
-
-
-@contextlib.contextmanager
-def without_rights():
-    """A root user is one without rights inside; for others nothing changes."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.mark.parametrize(("script", "flag", "others"), FOLDERS, ids=lambda value: getattr(value, "__name__", None))

@@ -9,7 +9,9 @@ from PIL import Image
 
 import cal_fid
 import cal_kid
+from tests.conftest import no_reader
 from tests.rendered_hands import add_useless_files, render_folder
+from utils import cli
 from utils.cli import UserError, read_rows
 from utils.evaluation import measure_floor, open_folder
 from utils.features import FeatureSet
@@ -103,6 +105,17 @@ def test_published_protocol_refuses_the_other_weights(folders, tmp_path):
     with pytest.raises(UserError, match="ImageNet"):
         run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", folders / "peace", "--protocol",
                            "hand1000", "--inception_weights", tmp_path / "fid.pth"])
+
+
+@pytest.mark.parametrize("script", [cal_fid, cal_kid], ids=["fid", "kid"])
+def test_the_row_is_saved_when_the_reader_of_the_numbers_has_gone(script, folders, tmp_path):
+    args = ["--real_images", folders / "call", "--fake_images", folders / "more_call", "--features", "landmarks",
+            "--output", tmp_path / "rows.jsonl"]
+    with no_reader(), pytest.raises(SystemExit) as exit_status:
+        cli.run_main(script.main, script.parse_args([str(arg) for arg in args]))
+    assert exit_status.value.code == 141
+    row, = read_rows(tmp_path / "rows.jsonl")
+    assert row["num_real"] == row["num_fake"] == 8
 
 
 # What it rests on

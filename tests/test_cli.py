@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils import cli
+from utils import cli, signals
+from utils.annotations import read_annotations
+from utils.images import read_lines
+from utils.interruption import Interruption
 
 ROOT = Path(__file__).resolve().parent.parent
 UNDECODABLE = os.fsdecode(b"caf\xe9.png")  # Latin-1 bytes in a file name
@@ -125,14 +129,18 @@ def test_an_unknown_gesture_is_answered_with_close_matches(capsys):
 # Running a script
 
 
-def run_code(body, stdout=subprocess.PIPE, debug=False):
+def run_code(body, stdout=subprocess.PIPE, debug=False, flags="", close=(), **environment):
     """A script whose main(args) is `body`, in its own process with buffered output, as in a user's shell."""
     indented = "".join(f"    {line}\n" for line in body.splitlines())
-    code = f"import os, sys\nfrom pathlib import Path\nfrom utils import cli\ndef main(args):\n{indented}"
-    code += f"cli.run_main(main, cli.argparse.Namespace(debug={debug}))\n"
+    code = "import os, signal, sys\nfrom pathlib import Path\nfrom utils import cli, signals\n"
+    code += f"def main(args):\n{indented}"
+    code += f"cli.run_main(main, cli.argparse.Namespace(debug={debug}, overwrite=False){flags})\n"
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=ROOT, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    if close:  # the shell's way: >&- 2>&-
+        command = ["sh", "-c", f'exec "$@" {" ".join(f"{number}>&-" for number in close)}', "sh", *command]
+    return subprocess.run(command, cwd=ROOT, env={**env, **environment}, stdout=stdout, stderr=subprocess.PIPE,
+                          text=True)
 
 
 @pytest.mark.parametrize(("body", "status", "line"), [
@@ -146,11 +154,24 @@ def test_what_the_user_can_put_right_is_one_line(body, status, line):
     assert (result.returncode, result.stderr) == (status, f"error: {line}\n")
 
 
-def test_a_fault_of_ours_and_debug_show_the_traceback():
-    fault = run_code("raise ZeroDivisionError")
-    assert fault.returncode == 1 and "Traceback" in fault.stderr
-    debug = run_code("raise cli.UserError('bad data')", debug=True)
-    assert debug.returncode == 1 and "Traceback" in debug.stderr and "bad data" in debug.stderr
+@pytest.mark.parametrize(("body", "line"), [
+    ("1 / 0", "internal error: ZeroDivisionError: division by zero ("),
+    ("raise AssertionError", "internal error: AssertionError ("),
+    ("raise ValueError('a\\nb')", "internal error: ValueError: a ("),
+    ("raise MemoryError", "too little memory; use a smaller batch"),
+    ("class OutOfMemoryError(RuntimeError): pass\nraise OutOfMemoryError('CUDA')", "too little memory; "),
+])
+def test_what_nobody_foresaw_is_one_line_too_and_debug_shows_the_traceback(body, line):
+    result = run_code(body)
+    assert result.returncode == 1 and result.stderr.startswith(f"error: {line}") and result.stderr.count("\n") == 1
+    assert "--debug" in result.stderr
+    debug = run_code(body, debug=True)
+    assert debug.returncode == 1 and "Traceback" in debug.stderr
+
+
+def test_debug_shows_the_traceback_of_what_the_user_can_put_right():
+    result = run_code("raise cli.UserError('bad data')", debug=True)
+    assert result.returncode == 1 and "Traceback" in result.stderr and "bad data" in result.stderr
 
 
 def test_success_prints_nothing_and_exits_0():
@@ -181,6 +202,81 @@ def test_output_that_cannot_be_written_is_an_error():
 def test_an_error_line_is_clear_of_a_progress_bar():
     result = run_code("from tqdm import tqdm\nargs.bar = tqdm(total=3)\nraise cli.UserError('bad image')")
     assert "error: bad image" in result.stderr.replace("\r", "\n").splitlines()
+
+
+STREAMS = "print(sys.argv[0], 'caf\\xe9 \\udce9 …')\nraise cli.UserError('d\\xe9sol\\xe9')"
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "utf-8"}])
+def test_what_a_terminal_cannot_show_is_escaped(environment):
+    result = run_code(STREAMS, **environment)
+    assert result.returncode == 1 and "\\udce9" in result.stdout
+    assert result.stderr in ("error: d\\xe9sol\\xe9\n", "error: désolé\n")
+
+
+def test_help_is_shown_on_a_terminal_that_knows_ascii_only():
+    code = "from utils import cli; cli.ArgumentParser('naïve …', prog='x').parse_args(['--help'])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                            env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (result.returncode, result.stderr) == (0, "") and "na\\xefve" in result.stdout
+
+
+@pytest.mark.parametrize("close", [[1], [2], [1, 2], [0, 1, 2]])
+def test_closed_streams_keep_no_result_from_being_written(close, tmp_path):
+    body = (f"row = {str(tmp_path / 'rows.jsonl')!r}\nprint('lost', flush=True)\nprint('lost', file=sys.stderr)\n"
+            "import subprocess\nchild = 'import sys; assert None not in (sys.stdin, sys.stdout, sys.stderr)'\n"
+            "subprocess.run([sys.executable, '-c', child], check=True)\n"
+            "file = open(row, 'w')\nassert file.fileno() > 2\nos.write(1, b'of native code')\nfile.write('{}')")
+    result = run_code(body, close=close)
+    assert (result.returncode, (tmp_path / "rows.jsonl").read_text()) == (0, "{}"), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("name", "status", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_clears_away_what_was_begun_and_ends_in_one_line(name, status, word, tmp_path):
+    body = (f"with cli.atomic_path({str(tmp_path / 'model.txt')!r}) as path:\n    path.write_text('half')\n"
+            f"    os.kill(os.getpid(), signal.{name})\n    signal.pause()")
+    for flags, more in (("", ""), (", goes_on=True", "; the same command goes on from here")):
+        result = run_code(body, flags=flags)
+        assert (result.returncode, result.stderr) == (status, f"error: {word}{more}\n")
+        assert files_below(tmp_path) == []
+    overwriting = run_code(body.replace("with", "args.overwrite = True\nwith"), flags=", goes_on=True")
+    assert overwriting.stderr == f"error: {word}\n"  # that command would start anew
+
+
+CLEAN_UP = ("try:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+            "finally:\n    os.kill(os.getpid(), signal.{})\n    print('clean')")
+
+
+def test_a_second_signal_leaves_at_once_but_one_sent_twice_is_one():
+    twice = run_code(CLEAN_UP.format("SIGTERM"))
+    assert (twice.returncode, twice.stdout) == (143, "clean\n")
+    for name in ("SIGTERM", "SIGINT"):
+        second = run_code("signals.SAME_SECONDS = 0\n" + CLEAN_UP.format(name))
+        assert (second.returncode, second.stdout) == (-getattr(signal, name), "")
+
+
+def test_signals_that_are_ignored_or_handled_by_others_stay_so():
+    code = ("import os, signal\nfrom utils import signals\nfor handler in (signal.SIG_IGN, lambda *_: print('mine')):\n"
+            "    signal.signal(signal.SIGTERM, handler)\n"
+            "    with signals.raised(): os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    assert signal.getsignal(signal.SIGTERM) is handler\n")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "mine\n", "")
+
+
+def test_the_handlers_of_the_caller_come_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with signals.raised():
+        assert signal.getsignal(signal.SIGTERM) is not before[0]
+        with Interruption():
+            assert signal.getsignal(signal.SIGTERM).__name__ == "note"
+        with pytest.raises(signals.Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 # Files
@@ -306,3 +402,22 @@ def test_a_row_that_does_not_fit_leaves_the_former_ones(tmp_path):
     result = run_code(f"{LIMIT_FILE_SIZE}cli.append_row({str(path)!r}, list(range(1000)))")
     assert result.returncode == 1 and result.stderr.count("\n") == 1 and str(path) in result.stderr
     assert path.read_text() == '{"fid": 1}\n'
+
+
+@pytest.mark.parametrize("read", [cli.read_file, cli.read_json, cli.read_rows, read_lines, read_annotations])
+def test_pipes_devices_and_giants_are_refused_without_being_read(read, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    with open(tmp_path / "giant", "wb") as file:
+        file.truncate(1 << 40)  # a hole: takes no space
+    for name, problem in {"pipe": "no regular file", "link": "no regular file", "giant": "1099512 MB, more"}.items():
+        with pytest.raises(cli.UserError, match=problem) as error:
+            read(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"text"', "null"])
+def test_settings_that_are_no_object_are_refused(content, tmp_path):
+    (tmp_path / "generation.json").write_text(content)
+    with pytest.raises(cli.UserError, match="generation.json: a JSON object is expected"):
+        cli.read_object(tmp_path / "generation.json")

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 import dataset_evaluate
+from tests.conftest import no_reader
 from tests.rendered_hands import render_hand
 from tests.tiny_captioners import build_tiny_clip
 from utils.image_text_models import load_clip
@@ -199,6 +200,16 @@ def test_without_hands_gesture_or_duplicates_asked_for_only_the_published_number
     assert "phrase" not in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_results_are_saved_when_the_reader_of_the_numbers_has_gone(data, clip_folder, tmp_path):
+    rows, scores, grid = tmp_path / "rows.jsonl", tmp_path / "scores.csv", tmp_path / "lowest.png"
+    args = arguments(data, clip_folder, "--no_hands", "--output", rows, "--per_image", scores, "--grid", grid)
+    with no_reader(), pytest.raises(SystemExit) as exit_status:
+        dataset_evaluate.cli.run_main(dataset_evaluate.main,
+                                      dataset_evaluate.parse_args([str(arg) for arg in args[1:]]))
+    assert exit_status.value.code == 141
+    assert json.loads(rows.read_text())["num_pairs"] == 6 and scores.is_file() and grid.is_file()
+
+
 # Refusals
 
 
@@ -232,7 +243,10 @@ def test_a_missing_mediapipe_is_said_before_clip_is_loaded(data, tmp_path, monke
     (["--phrase", " "], "--phrase: must not be empty"),
     (["--grid", "lowest.txt"], "--grid lowest.txt: give a name that ends in"),
     (["--per_image", "{data}"], "--per_image {data}: is a folder"),
-    (["--per_image", "{data}/captions.txt"], "captions.txt: is one of the lists to read"),
+    (["--output", "/dev/null"], "--output /dev/null: is no regular file"),
+    (["--grid", "{data}/images/image 0.png"], "image 0.png: lies among the images"),
+    (["--per_image", "{data}/names.txt"], "names.txt: is one of the files that are read"),
+    (["--per_image", "{data}/captions.txt"], "captions.txt: is one of the files that are read"),
 ])
 def test_wrong_arguments_are_refused(args, problem, data, clip_folder, capsys):
     with pytest.raises(SystemExit) as exit_status:

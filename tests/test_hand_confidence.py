@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 import hand_confidence
+from tests.conftest import no_reader
 from tests.rendered_hands import add_useless_files, render_folder, skeleton_hand
+from utils import cli
 from utils.gestures import GESTURES
 
 CALL = GESTURES["call"]
@@ -240,6 +242,17 @@ def test_kept_hands_give_the_same_output_and_the_same_warnings(run, run_script):
     assert errors[2] == result.stderr.splitlines()[-1]
 
 
+def test_results_are_saved_when_the_reader_of_the_table_has_gone(run, tmp_path):
+    root, _ = run
+    rows, scores, grid = tmp_path / "rows.jsonl", tmp_path / "scores.csv", tmp_path / "worst.png"
+    args = ["--image_folder", root / "call", "--cache_dir", root / "cache", "--output", rows, "--per_image", scores,
+            "--grid", grid]
+    with no_reader(), pytest.raises(SystemExit) as exit_status:
+        cli.run_main(hand_confidence.main, hand_confidence.parse_args([str(arg) for arg in args]))
+    assert exit_status.value.code == 141
+    assert json.loads(rows.read_text())["num_images"] == 5 and scores.is_file() and grid.is_file()
+
+
 def test_the_protocol_sets_what_no_flag_sets(tmp_path):
     def detection(*flags):
         args = hand_confidence.parse_args(["--image_folder", str(tmp_path), *flags])
@@ -275,6 +288,9 @@ def test_folder_of_unreadable_images_fails_in_one_line(tmp_path, run_script):
     (["--image_folder", "{folder}", "--min_confidence", "nan"], "--min_confidence: must be a number from 0"),
     (["--image_folder", "{folder}", "--grid", "worst.txt"], "--grid worst.txt: give a name that ends in"),
     (["--image_folder", "{folder}", "--output", "{folder}"], "--output {folder}: is a folder"),
+    (["--image_folder", "{folder}", "--output", "/dev/null"], "--output /dev/null: is no regular file"),
+    (["--image_folder", "{folder}", "--grid", "{folder}/a.png"], "lies among the images"),
+    (["--image_folder", "tests", "{folder}", "--per_image", "{folder}/a.png"], "lies among the images"),
     (["--image_folder", "{folder}", "--cache_dir", "Makefile"], "--cache_dir Makefile: is a file"),
     (["--image_folder", "{folder}", "--protocol", "published"], "--protocol: invalid choice"),
 ])

@@ -143,12 +143,14 @@ def test_an_image_that_ends_its_process_is_named_and_the_others_are_computed(fol
     assert len(warnings) == 2 and ": ends the process that opens it; replace or remove the file" in warnings[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_no_process_outlives_its_parent(folder, number):
+@pytest.mark.parametrize(("number", "said"), [
+    (signal.SIGKILL, []), (signal.SIGINT, ["error: interrupted"]), (signal.SIGTERM, ["error: terminated"])])
+def test_no_process_outlives_its_parent(folder, number, said, tmp_path):
     paths = list(map(str, list_images(folder))) * 100
-    code = ("import signal; from utils.hands import detect_folder\n"
+    code = ("import signal; from utils import cli, hands\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs\n"
-            f"detect_folder({paths}, num_workers=2)")
+            f"detect = lambda _: hands.detect_folder({paths}, num_workers=2, cache_dir={str(tmp_path)!r})\n"
+            "cli.run_main(detect, None)")
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as parent:
         parent.stderr.read(10)  # the progress bar: the processes are on their way
@@ -163,8 +165,10 @@ def test_no_process_outlives_its_parent(folder, number):
         for process in leftovers:
             process.kill()
         errors = parent.communicate()[1]
-    assert leftovers == []
-    assert errors.count("Traceback") == (1 if number == signal.SIGINT else 0), errors  # the parent's own
+    assert leftovers == [] and not list(tmp_path.glob(".*"))
+    assert parent.returncode == {signal.SIGKILL: -signal.SIGKILL}.get(number, 128 + number)
+    assert "Traceback" not in errors
+    assert [line for line in errors.replace("\r", "\n").splitlines() if line.startswith("error")] == said
 
 
 def test_missing_mediapipe_is_said_in_one_line(monkeypatch):

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from utils.cli import UserError
-from utils.process_pool import map_in_processes
+from utils.process_pool import _hold_interrupt, map_in_processes
 
 
 def square(number):
@@ -100,3 +100,8 @@ def test_items_are_taken_as_they_are_needed():
     with map_in_processes(square, items(), 2, chunk_size=2) as computed:
         assert next(computed) == 0
         assert len(taken) <= 20
+
+
+def test_ctrl_c_while_processes_start_is_not_lost():
+    with pytest.raises(KeyboardInterrupt), _hold_interrupt():
+        os.kill(os.getpid(), signal.SIGINT)

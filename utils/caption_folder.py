@@ -60,7 +60,7 @@ class CaptionFolder:
     def read(self):
         """(settings or None, newest record of each name, bytes in whole lines) of the journal."""
         try:
-            data = self.journal.read_bytes()
+            data = cli.read_file(self.journal)
         except FileNotFoundError:
             return None, {}, 0
         size = data.rfind(b"\n") + 1  # what follows was cut off while it was written
@@ -129,7 +129,7 @@ class CaptionFolder:
         """Whether both lists are there, with the names they should have; captions may have been edited since."""
         names = "".join(f"{name}\n" for name, _ in self.listed())
         with contextlib.suppress(FileNotFoundError):
-            return self.captions_list.exists() and self.names_list.read_bytes() == names.encode()
+            return self.captions_list.exists() and cli.read_file(self.names_list) == names.encode()
         return False
 
     def write_lists(self):

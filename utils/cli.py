@@ -6,17 +6,22 @@ Standard library only, so that `--help` and every argument error answer before a
 import argparse
 import contextlib
 import errno
+import io
 import json
 import math
 import os
 import re
 import select
 import shutil
+import stat
 import sys
 import uuid
 from pathlib import Path
 
+from utils import signals
+
 LARGEST_INT = 2**63 - 1  # what torch and NumPy generators take as a seed
+LARGEST_LIST, LARGEST_JSON = 1 << 30, 1 << 29  # bytes; the longest of HaGRID's JSON files have some 100 MB
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -57,6 +62,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see --help)\n")
+
+    def _print_message(self, message, file=None):
+        prepare_streams()
+        super()._print_message(message, file)
 
 
 def number(text, convert, low, high, wanted):
@@ -175,32 +184,64 @@ def warn(message):
     print_error(message, "warning")
 
 
-def run_main(main, args):
-    """Calls `main(args)` and turns what a user can put right into one line on standard error.
+def prepare_streams():
+    """Closed standard streams lead to the null device; what the others cannot encode is escaped."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # has the number that was free, which a result would get otherwise
+            os.set_inheritable(stream.fileno(), True)  # as the others are: by the processes of a pool
+            setattr(sys, name, stream)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
-    Exit status: 1 for UserError and OSError, 130 for Ctrl-C, 141 when the reader of our output has gone.
-    With `args.debug` the exception is raised again. Of several processes only the first shows progress bars.
+
+def run_main(main, args, goes_on=False):
+    """Calls `main(args)`; whatever ends it becomes one line on standard error and an exit status.
+
+    Exit status: 1 for errors, 130 for Ctrl-C, 143 for SIGTERM, 141 when the reader of our output has gone. With
+    `args.debug` an error is raised again. `goes_on`: the same command goes on with what was interrupted, which is then
+    said. Of several processes only the first shows progress bars.
     """
     if os.environ.get("RANK", "0") != "0":
         os.environ["TQDM_DISABLE"] = "1"
+    prepare_streams()
     try:
-        main(args)
-        sys.stdout.flush()
-    except (UserError, OSError, KeyboardInterrupt) as error:
+        with signals.raised():
+            main(args)
+            sys.stdout.flush()
+            return
+    except (Exception, KeyboardInterrupt, signals.Terminated) as error:
         status, message = describe_error(error)
-        if getattr(args, "debug", False) and status != 141:
+        if getattr(args, "debug", False) and status not in (141, 143):
             raise
-        if message:
-            print_error(message)
-        sys.exit(status)
+    # Only here, where the exception and with it all that its frames held has been cleared away
+    if status in (130, 143) and goes_on and not getattr(args, "overwrite", False):
+        message += "; the same command goes on from here"
+    if message:
+        print_error(message)
+    sys.exit(status)
 
 
 def describe_error(error):
     """(exit status, message) of an exception; an OSError's message begins with the file's name."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
+    if isinstance(error, signals.Terminated):
+        return 143, "terminated"
     if isinstance(error, UserError):
         return 1, str(error)
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return 1, "too little memory; use a smaller batch, fewer workers or fewer images (--debug shows where)"
+    fault = f"{name}: {first_line(error)}" if str(error).strip() else name
+    return 1, f"internal error: {fault} (a fault of this program; --debug shows where; please report it)"
+
+
+def describe_os_error(error):
+    """As describe_error, of an OSError: of a write that failed for want of a reader nothing is to be said."""
     name = error.filename
     reader_gone = isinstance(error, BrokenPipeError) and output_has_no_reader()
     try:
@@ -266,6 +307,18 @@ def atomic_path(path):
                 leftover.unlink(missing_ok=True)
 
 
+def read_file(path, limit=LARGEST_LIST):
+    """The bytes of a file. UserError for a pipe, which may never end, a device, or more than `limit` bytes."""
+    path = Path(path)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # of a folder the system says it
+        raise UserError(f"{path}: no regular file but a pipe, socket or device; give or put a file there")
+    if status.st_size > limit:
+        raise UserError(f"{path}: {status.st_size / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB that such a file "
+                        "may have; is it the right one?")
+    return path.read_bytes()
+
+
 def to_json(obj, indent=None):
     """JSON bytes; paths as text, NumPy numbers and arrays as theirs. Undecodable file names survive."""
     def plain(value):
@@ -284,9 +337,17 @@ def write_json(path, obj):
 def read_json(path):
     """What `write_json` wrote. UserError if the file is damaged, OSError if there is none."""
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(read_file(path, LARGEST_JSON))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); restore the file or delete it") from error
+
+
+def read_object(path):
+    """As read_json, of a file that holds a JSON object: a dict. UserError for anything else."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: a JSON object is expected; restore the file or delete it")
+    return found
 
 
 def write_settings(path, settings):
@@ -322,7 +383,7 @@ def append_row(path, row):
 def read_rows(path):
     """The rows of a JSON lines file that `append_row` wrote. UserError naming the line that is damaged."""
     rows = []
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+    for number, line in enumerate(read_file(path).splitlines(), 1):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -35,7 +35,7 @@ class EnrichedFile:
     def read(self):
         """(settings or None, valid rows by line number, bytes in whole lines) of the journal."""
         try:
-            data = self.journal.read_bytes()
+            data = cli.read_file(self.journal)
         except FileNotFoundError:
             return None, {}, 0
         size = data.rfind(b"\n") + 1  # what follows was cut off while it was written

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils import cli, processes
+from utils import cli, output_paths, processes
 
 REGIONS = {"full": ("full",), "hands": ("hands",), "both": ("full", "hands")}
 KEY_SUFFIX = {"full": "", "hands": "_h"}
@@ -63,10 +63,10 @@ def check_args(parser, args):
         parser.error(f"--inception_weights has no effect with --features {args.features}; drop one of the two")
     if args.inception_weights not in (None, "random"):
         cli.require_file(parser, args.inception_weights, "--inception_weights", "give a .pth or .safetensors file")
-    if args.output and args.output.is_dir():
-        parser.error(f"--output {args.output}: is a folder; give a file name")
     if args.cache_dir and args.cache_dir.exists() and not args.cache_dir.is_dir():
         parser.error(f"--cache_dir {args.cache_dir}: is a file; give a folder")
+    weights = [] if args.inception_weights in (None, "random") else [args.inception_weights]
+    output_paths.check_outputs(parser, args, [args.real_images, *args.fake_images], weights)
 
 
 # What is measured
@@ -275,24 +275,27 @@ def compare_folders(args, distance):
                 **{name: vars(args)[name] for name in ("num_subsets", "num_resamples") if vars(args).get(name)},
                 "features": extractor.name if extractor else "landmarks",
                 "feature_settings": extractor.settings if extractor else None}
-    rows, summaries = [], []
-    print(describe_folder(real, source))
+    rows, lines, summaries = [], [describe_folder(real, source)], []
     for fake in fakes:
         row = {"script": f"cal_{distance.key}.py", "name": fake.name, "real_images": str(real.path),
                "fake_images": str(fake.path), **count_images(real, fake), **settings}
-        print(describe_folder(fake, source))
+        lines.append(describe_folder(fake, source))
         texts = []
         for region in regions:
-            values, lines, text = compare_region(region, real, fake, distance, args, source)
+            values, described, text = compare_region(region, real, fake, distance, args, source)
             row |= values
             texts.append(text)
-            print("\n".join(f"{fake.name}: {line}" for line in lines))
+            lines += [f"{fake.name}: {line}" for line in described]
         rows.append(row)
         summaries.append(f"{fake.name}: {', '.join(texts)}")
+    lines.append(f"{'; '.join(summaries)} ({source}, {args.protocol} protocol)")
 
-    for row in rows if args.output else []:
-        cli.append_row(args.output, row)
-    print(f"{'; '.join(summaries)} ({source}, {args.protocol} protocol)")
+    # Print, then save, even where the reader of what is printed has gone
+    try:
+        print("\n".join(lines), flush=True)
+    finally:
+        for row in rows if args.output else []:
+            cli.append_row(args.output, row)
 
 
 # Printing

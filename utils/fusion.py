@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import UserError, atomic_path, read_json, warn, write_json
+from utils.cli import UserError, atomic_path, read_file, read_json, warn, write_json
 
 FEATURE_DIM = 63  # 21 landmarks x (x, y, z)
 
@@ -228,7 +228,7 @@ def load_fusion(folder):
 def read_tensors(path, shapes):
     """The tensors of a safetensors file; UserError unless finite fp32 of just these names and shapes."""
     try:
-        tensors = safetensors.torch.load(path.read_bytes())
+        tensors = safetensors.torch.load(read_file(path))
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is damaged ({error}); copy it again or train again") from error
     for name in sorted({*shapes, *tensors}):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from utils import processes
-from utils.cli import UserError, atomic_path, read_json, write_json
+from utils.cli import UserError, atomic_path, read_object, write_json
 from utils.finger_states import MIDDLE_KNUCKLE, WRIST, matches_gesture, palm_axes
 
 FEATURE_KINDS = ("canonical", "raw")
@@ -152,10 +152,7 @@ def load_feature(path):
 def load_feature_info(path):
     """What `save_feature` wrote beside the feature (kind, gesture, counts); {} when there is no such file."""
     info_path = Path(path).with_suffix(".json")
-    info = read_json(info_path) if info_path.is_file() else {}
-    if not isinstance(info, dict):
-        raise UserError(f"{info_path}: holds no kind and gesture; delete it if {path} is the right feature")
-    return info
+    return read_object(info_path) if info_path.is_file() else {}
 
 
 def check_feature_info(path, wanted, whose):

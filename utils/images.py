@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.cli import UserError, atomic_path, warn
+from utils.cli import UserError, atomic_path, read_file, warn
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: it starts ghostscript
@@ -169,7 +169,7 @@ def read_lines(path):
     UserError for a missing or empty file and, naming the line, for undecodable bytes, NUL and empty lines.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path)
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1

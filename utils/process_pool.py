@@ -35,16 +35,13 @@ def _watch_parent():
 
 
 @contextlib.contextmanager
-def _ignore_interrupt():
-    """Processes started inside never see Ctrl-C, which reaches all of them: the parent alone handles it."""
-    if threading.current_thread() is not threading.main_thread():  # no other may set signal handlers
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _hold_interrupt():
+    """Processes started inside never see Ctrl-C, which reaches all of them: the parent alone handles it, afterwards."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # of this thread; processes inherit it
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 @contextlib.contextmanager
@@ -62,8 +59,9 @@ def _one_thread_each():
 
 
 def _start_pool(num_workers):
+    # Outside, as it starts Python's resource tracker, which lets signals in again
     pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=_watch_parent)
-    with _ignore_interrupt(), _one_thread_each():
+    with _hold_interrupt(), _one_thread_each():
         for _ in range(num_workers):
             pool.submit(int)  # starts a process, as none is idle yet
     return pool

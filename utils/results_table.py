@@ -26,6 +26,18 @@ def parse_args(argv=None):
     return args
 
 
+def check_row(row):
+    """ValueError that says what in a row is not as the metric scripts write it."""
+    if not isinstance(row.get("name", ""), str):
+        raise ValueError("name must be a text")
+    for key in (key for key in (COUNTS | RATES | DISTANCES) if row.get(key) is not None):
+        ends = [row[f"{key}_{end}"] for end in ("low", "high") if row.get(f"{key}_{end}") is not None]
+        if any(type(value) not in (int, float) for value in (row[key], *ends)):
+            raise ValueError(f"{key} and the ends of its interval must be numbers")
+        if len(ends) == 1:
+            raise ValueError(f"{key} has one end of an interval only")
+
+
 def format_value(row, key):
     """A number with the interval that stands beside it in its row."""
     def short(value):
@@ -80,12 +92,18 @@ def add_counts(cells, counts):
 def format_table(cells, names):
     """The lines of an aligned table."""
     table = [["", *names], *([heading, *(line.get(name, "-") for name in names)] for heading, line in cells.items())]
+    table = [[cli.one_line(cell) for cell in line] for line in table]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
 
 
 def main(args):
     rows = cli.read_rows(args.results)
+    for number, row in enumerate(rows, 1):
+        try:
+            check_row(row)
+        except ValueError as error:
+            raise cli.UserError(f"{args.results}, line {number}: {error}; correct or remove the line") from error
     print("\n".join(format_table(*collect_cells(rows))))
 
 

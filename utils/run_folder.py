@@ -107,6 +107,7 @@ class RunFolder:
             self.write_log()
 
     def write_log(self):
-        with naming_errors(self.log_file), open(self.log_file, "a", encoding="utf-8") as file:
-            file.writelines(self.waiting)
+        with naming_errors(self.log_file), open(self.log_file, "ab") as file:
+            for line in self.waiting:
+                file.write(line.encode(errors="backslashreplace"))  # an undecodable path may be in it
         self.waiting.clear()

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from utils.cli import UserError, atomic_path, first_line, read_json
+from utils.cli import UserError, atomic_path, first_line, read_object
 from utils.device import fast_attention
 from utils.hub import fetch_folder, load_model, load_part
 
@@ -112,7 +112,7 @@ def check_architecture(name, folder):
     """Raise UserError unless the folder's configs describe a text-to-image Stable Diffusion 1.x or 2.x."""
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{name}: no model_index.json there; give the folder of a whole pipeline")
-    index = read_json(folder / "model_index.json")
+    index = read_object(folder / "model_index.json")
     wanted = "a Stable Diffusion 1.x or 2.x is needed"
     for part in ("text_encoder_2", "transformer", "prior"):
         if index.get(part, [None, None])[1]:
@@ -124,7 +124,7 @@ def check_architecture(name, folder):
         if class_name and found.removesuffix("Fast") != class_name:
             raise UserError(f"{name}: its {part} is a {found}, not a {class_name}; {wanted}")
 
-    unet, vae, text = (read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
+    unet, vae, text = (read_object(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
     if unet.get("in_channels", 4) != vae.get("latent_channels", 4) or unet.get("addition_embed_type"):
         raise UserError(f"{name}: its U-Net takes more than latents and a prompt; {wanted}")
     made, read = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)  # the classes' defaults

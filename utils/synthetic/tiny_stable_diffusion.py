@@ -8,7 +8,6 @@ diffusion need only vae and may run side by side with --stage. Writes a folder t
 with fp16 weights, training.json (settings, losses) and samples.png.
 """
 
-import json
 import time
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def load_work(args):
     from utils.synthetic.tiny_parts import build_vae
 
     images = np.load(args.work_dir / "images.npy", mmap_mode="r", allow_pickle=False)[: args.num_images]
-    captions = json.loads((args.work_dir / "captions.json").read_text())[: args.num_images]
+    captions = cli.read_json(args.work_dir / "captions.json")[: args.num_images]
     vae = build_vae()
     for name in ("vae", "decoder"):
         if (args.work_dir / f"{name}.safetensors").is_file():

@@ -1,0 +1,94 @@
+"""The files that a metric script is to write, checked before it computes for minutes."""
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+FLAGS = ("output", "per_image", "grid")
+REMEDY = "give another file"
+
+
+def check_outputs(parser, args, folders, files=()):
+    """A usage error for a value of FLAGS that could not be written, or would spoil what is read.
+
+    folders: those whose images the script reads; files: the other paths that it reads.
+    """
+    given = {flag: path for flag in FLAGS if (path := getattr(args, flag, None))}
+    taken = {}  # real path -> its flag
+    for flag, path in given.items():
+        try:
+            problem = find_obstacle(path, is_appended=flag == "output") or find_damage(path, folders, files)
+        except (OSError, ValueError) as error:  # ValueError: an embedded NUL
+            problem = f"{getattr(error, 'strerror', None) or error}; {REMEDY}"
+        other = taken.setdefault(os.path.realpath(path), flag)
+        if not problem and other != flag:
+            problem = f"is the file of --{other} too; {REMEDY}"
+        if problem:
+            parser.error(f"--{flag} {path}: {problem}")
+    if "grid" in given and given["grid"].suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        parser.error(f"--grid {given['grid']}: give a name that ends in .png or .jpg")
+
+
+def find_obstacle(path, is_appended):
+    """What keeps a file from being written (a row appended to it), and the remedy; None if nothing is seen.
+
+    OSError where the system already refuses to look.
+    """
+    exists = os.path.lexists(path)
+    if exists:
+        status = os.stat(path)  # OSError: a link that leads nowhere
+        if stat.S_ISDIR(status.st_mode):
+            return "is a folder; give a file name"
+        if not stat.S_ISREG(status.st_mode):
+            return "is no regular file; give the name of a file, which may be new"
+    if exists and is_appended:
+        if not may(path, os.W_OK):
+            return f"may not be written to; {REMEDY}"
+        with open(path, "rb") as file:
+            return None if file.read(1) in (b"", b"{") else f"holds something else than rows in JSON; {REMEDY}"
+
+    # The folder, or the nearest that is there, in which the others will be made
+    folder, missing = path.parent, [path.name]
+    while not os.path.lexists(folder):
+        folder, missing = folder.parent, [*missing, folder.name]
+    if not folder.is_dir():
+        return f"{folder} is no folder; {REMEDY}"
+    for name in missing:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(folder / name)  # OSError: a name that is too long
+    return None if may(folder, os.W_OK | os.X_OK) else f"nothing may be written to the folder {folder}; {REMEDY}"
+
+
+def may(path, mode):
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def find_damage(path, folders, files):
+    """Why `path` must not be written, and the remedy: it is one of the images or files, or would be an image."""
+    from utils.images import IMAGE_SUFFIXES
+
+    is_picture = Path(path).suffix.lower() in IMAGE_SUFFIXES
+    folder = os.path.dirname(os.path.realpath(path))
+    if is_picture and folder in map(os.path.realpath, folders):
+        return "lies among the images that are read; give another folder"
+    if not os.path.exists(path):
+        return None
+    status = os.stat(path)  # of what it leads to: a link must not be used to get at an input either
+    if any(os.path.samestat(status, os.stat(file)) for file in files):
+        return f"is one of the files that are read; {REMEDY}"
+    for folder in folders:
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:  # the folder is looked at later
+            for entry in entries:
+                is_alike = entry.is_symlink() or entry.inode() == status.st_ino  # spares a look at every file
+                if is_alike and entry.name.lower().endswith(IMAGE_SUFFIXES) and is_same(entry, status):
+                    return f"leads to {entry.path}, one of the images that are read; {REMEDY}"
+    return None
+
+
+def is_same(entry, status):
+    """Whether a directory entry, or what it leads to, is the file of `status`."""
+    try:
+        return os.path.samestat(entry.stat(), status)
+    except OSError:  # a link that leads nowhere
+        return False
