@@ -184,7 +184,7 @@ def main(args):
     from tqdm import tqdm
 
     from utils import stable_diffusion
-    from utils.device import resolve_device
+    from utils.device import explain_out_of_memory, resolve_device
     from utils.fusion import check_sizes, load_fusion
     from utils.gesture_encoder import load_feature
     from utils.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
@@ -239,6 +239,7 @@ def main(args):
     if args.compile:
         stable_diffusion.compile_unet(sd.unet)
     sampler = stable_diffusion.build_sampler(sd, args.scheduler)
+    smaller = f"--batch_size {args.batch_size // 2}" if args.batch_size > 1 else "a smaller --resolution"
     saving = []  # images are compressed and written while the next ones are drawn
     with ThreadPoolExecutor() as pool, tqdm(total=len(todo), unit="image", disable=not todo) as progress:
         for start in range(0, len(todo), args.batch_size):
@@ -246,14 +247,10 @@ def main(args):
             if args.compile:  # a shorter batch would be translated anew; what is drawn beyond it is not saved
                 batch += [batch[-1]] * (min(args.batch_size, len(todo)) - len(batch))
             generators = [stable_diffusion.image_generator(args.seed, i) for i in batch]
-            try:
+            with explain_out_of_memory(f"{device}: too little memory for a batch of {args.batch_size}; try {smaller}"):
                 images = stable_diffusion.sample_images(
                     sd, sampler, prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds, generators,
                     resolution, resolution, args.num_inference_steps, args.guidance_scale, weight_dtype)
-            except torch.OutOfMemoryError as error:
-                remedy = f"--batch_size {args.batch_size // 2}" if args.batch_size > 1 else "a smaller --resolution"
-                raise cli.UserError(f"{device}: too little memory for a batch of {args.batch_size}; try "
-                                    f"{remedy}") from error
             if not images.isfinite().all():
                 raise cli.UserError(f"{listed[batch[0]]}: not a number; try --mixed_precision bf16 or no")
             for saved in saving:

@@ -213,18 +213,6 @@ def begin(run, args, settings):
     return is_resumed
 
 
-@contextlib.contextmanager
-def explain_out_of_memory(args):
-    """Context in which a training that does not fit into memory ends in a UserError with the flags that help."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise cli.UserError(f"--device {args.device} has too little memory for this training; try "
-                            f"{train_settings.suggest_memory(args)}") from error
-
-
 def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     """All three stages, from where an earlier run was interrupted, and what they leave in the run's folder."""
     # Load the base model.
@@ -321,7 +309,10 @@ def main(args):
         if num_without and processes.is_first():
             cli.warn(f"{num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, which "
                      "enrich_captions.py puts in")
-        with explain_out_of_memory(args):
+        from utils.device import explain_out_of_memory
+
+        with explain_out_of_memory(f"--device {args.device} has too little memory for this training; try "
+                                   f"{train_settings.suggest_memory(args)}"):
             train_gesture(run, args, settings, gesture, paths, captions, boxes)
 
 
