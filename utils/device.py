@@ -1,4 +1,4 @@
-"""The device that a script computes on, from the value of its --device flag, exact arithmetic on it, and the end of its memory."""
+"""The device that a script computes on, from its --device flag: exact arithmetic on it, too little memory of it."""
 
 import contextlib
 import os

@@ -78,7 +78,7 @@ def read_config(path):
                             "full precision")
         if key.lstrip("_").startswith("attn_implementation") and "/" in str(value):
             raise UserError(f"{path}: {key} names code of the hub, which is never run; remove the entry")
-        if key.endswith(("layers", "layers_per_block")) and isinstance(value, int) and value > MAX_LAYERS:
+        if "layer" in key and isinstance(value, int) and value > MAX_LAYERS:
             raise UserError(f"{path}: {key} cannot be more than {MAX_LAYERS:,}; fetch the model again")
     return config
 

@@ -80,16 +80,20 @@ class LocalModel:
         from utils.device import explain_out_of_memory
 
         texts = [self.apply_template(question.prompt) for question in questions]
-        inputs = self.tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt").to(self.device)
+        inputs = load_part(self.name, "tokenizer", lambda: self.tokenizer(
+            texts, padding=True, add_special_tokens=False, return_tensors="pt"), "work").to(self.device)
         generators = [None if question.is_greedy else torch.Generator().manual_seed(question.seed)
                       for question in questions]
         processors = LogitsProcessorList([TemperatureLogitsWarper(TEMPERATURE), TopPLogitsWarper(TOP_P),
                                           GumbelNoise(generators)])
-        with explain_out_of_memory(f"{self.name}: {len(questions)} captions at once are more than the memory of "
-                                   f"{self.device} holds; give a smaller --batch_size"):
-            ids = self.model.generate(
-                input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, logits_processor=processors,
-                generation_config=self.generation_config)  # (B, prompt and answer)
+        def generate():
+            with explain_out_of_memory(f"{self.name}: {len(questions)} captions at once are more than the memory of "
+                                       f"{self.device} holds; give a smaller --batch_size"):
+                return self.model.generate(
+                    input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, logits_processor=processors,
+                    generation_config=self.generation_config)
+
+        ids = load_part(self.name, "language model", generate, "work")  # (B, prompt and answer)
         return [self.read_answer(row) for row in ids[:, inputs.input_ids.shape[1]:].tolist()]
 
     def apply_template(self, prompt):
