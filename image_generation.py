@@ -36,13 +36,13 @@ def parse_args(argv=None):
     parser.add_argument("--base", action="store_true",
                         help="draw with the model before fine-tuning, plain prompts and the same noise")
     parser.add_argument("--num_images", type=cli.positive_int, help="first N of the list (default: all)")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="images drawn at once")
-    parser.add_argument("--num_inference_steps", type=cli.positive_int, default=45, help="denoising steps")
-    parser.add_argument("--guidance_scale", type=cli.nonnegative_float, default=3.0,
+    parser.add_argument("--batch_size", type=cli.batch_size, default=8, help="images drawn at once")
+    parser.add_argument("--num_inference_steps", type=cli.int_between(1, 10_000), default=45, help="denoising steps")
+    parser.add_argument("--guidance_scale", type=cli.float_between(0, 1000), default=3.0,
                         help="classifier-free guidance; 1 is none")
     parser.add_argument("--scheduler", choices=("ddim", "dpmsolver++", "unipc"), default="ddim",
                         help="sampler; each is deterministic (eta 0)")
-    parser.add_argument("--resolution", type=cli.positive_int,
+    parser.add_argument("--resolution", type=cli.resolution,
                         help="side length in pixels (default: what the model was trained at)")
     parser.add_argument("--mixed_precision", choices=("auto", "no", "fp16", "bf16"), default="auto",
                         help="number format of the U-Net; auto is bf16 on GPUs that have it, else no")
