@@ -20,9 +20,9 @@ LEAST_FOR_INTERVAL = 4  # resamples of two or three rows hold hardly anything bu
 def parse_args(argv=None):
     parser = cli.ArgumentParser(__doc__)
     evaluation.add_flags(parser)
-    parser.add_argument("--num_subsets", type=cli.positive_int,
+    parser.add_argument("--num_subsets", type=cli.int_between(1, 100_000),
                         help=f"random subsets, of half the images each, whose spread is given (default: {SUBSETS})")
-    parser.add_argument("--num_resamples", type=cli.positive_int,
+    parser.add_argument("--num_resamples", type=cli.int_between(1, 100_000),
                         help=f"bootstrap samples behind the interval (default: {RESAMPLES})")
     args = parser.parse_args(argv)
     evaluation.check_args(parser, args)

@@ -36,9 +36,9 @@ def parse_args(argv=None):
     parser.add_argument("--gesture", help="HaGRID name of the gesture whose phrase the captions should carry")
     parser.add_argument("--phrase", help="phrase to look for instead of that of --gesture")
     parser.add_argument("--model", default="openai/clip-vit-base-patch32", help="hub id or folder of a CLIP")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=64, help="pairs encoded at once")
+    parser.add_argument("--batch_size", type=cli.batch_size, default=64, help="pairs encoded at once")
     parser.add_argument("--no_hands", action="store_true", help="do not look for hands, which needs mediapipe")
-    parser.add_argument("--num_workers", type=cli.positive_int,
+    parser.add_argument("--num_workers", type=cli.num_workers,
                         help="processes that look for hands (default: one per core, fewer for few images)")
     parser.add_argument("--output", type=cli.path_name, help="JSON lines file to append one row to")
     parser.add_argument("--per_image", type=cli.path_name, help="CSV file to write, one line per image")

@@ -43,12 +43,13 @@ def parse_args(argv=None):
     parser.add_argument("--phrase", type=phrase_text, help="instead of the phrase of the table of gestures")
     parser.add_argument("--tokenizer", help="folder or hub id of the CLIP tokenizer that counts tokens (default: that "
                                             "of OpenAI's CLIP, which every Stable Diffusion 1.x uses)")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="transformers: captions at once")
-    parser.add_argument("--num_parallel", type=cli.positive_int, default=4, help="api: requests in flight")
-    parser.add_argument("--timeout", type=cli.positive_float, default=60.0, help="api: seconds for one answer")
-    parser.add_argument("--retries", type=cli.nonnegative_int, default=5,
+    parser.add_argument("--batch_size", type=cli.batch_size, default=8, help="transformers: captions at once")
+    parser.add_argument("--num_parallel", type=cli.int_between(1, 256), default=4, help="api: requests in flight")
+    parser.add_argument("--timeout", type=cli.float_between(0.001, 86_400), default=60.0,
+                        help="api: seconds for one answer")
+    parser.add_argument("--retries", type=cli.int_between(0, 100), default=5,
                         help="api: how often a request that failed is sent again, with growing pauses")
-    parser.add_argument("--max_attempts", type=cli.positive_int, default=3,
+    parser.add_argument("--max_attempts", type=cli.int_between(1, 100), default=3,
                         help="how often the model is asked for a caption before the rules write it")
     parser.add_argument("--report", type=cli.path_name, help="JSON lines file for the lines that were not accepted "
                         "at first (default: <captioner>_enriched_report.jsonl beside the captions)")

@@ -40,11 +40,11 @@ def parse_args(argv=None):
     parser.add_argument("--protocol", choices=PROTOCOLS, default="clean",
                         help="sets the next two flags. clean: two hands at confidence 0.5. hand1000: two hands at "
                              "confidence 0, as published, several times slower")
-    parser.add_argument("--max_num_hands", type=cli.positive_int,
+    parser.add_argument("--max_num_hands", type=cli.int_between(1, 100),
                         help="how many hands to look for in an image (default: that of the protocol)")
     parser.add_argument("--min_confidence", type=cli.unit_interval,
                         help="lowest confidence of MediaPipe's palm detector, 0 to 1 (default: that of the protocol)")
-    parser.add_argument("--num_workers", type=cli.positive_int,
+    parser.add_argument("--num_workers", type=cli.num_workers,
                         help="processes (default: one per core, fewer for few images)")
     parser.add_argument("--cache_dir", type=cli.path_name,
                         help="folder to keep the detected hands in, for this script, cal_fid.py and cal_kid.py; used "

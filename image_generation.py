@@ -36,13 +36,13 @@ def parse_args(argv=None):
     parser.add_argument("--base", action="store_true",
                         help="draw with the model before fine-tuning, plain prompts and the same noise")
     parser.add_argument("--num_images", type=cli.positive_int, help="first N of the list (default: all)")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=8, help="images drawn at once")
-    parser.add_argument("--num_inference_steps", type=cli.positive_int, default=45, help="denoising steps")
-    parser.add_argument("--guidance_scale", type=cli.nonnegative_float, default=3.0,
+    parser.add_argument("--batch_size", type=cli.batch_size, default=8, help="images drawn at once")
+    parser.add_argument("--num_inference_steps", type=cli.int_between(1, 10_000), default=45, help="denoising steps")
+    parser.add_argument("--guidance_scale", type=cli.float_between(0, 1000), default=3.0,
                         help="classifier-free guidance; 1 is none")
     parser.add_argument("--scheduler", choices=("ddim", "dpmsolver++", "unipc"), default="ddim",
                         help="sampler; each is deterministic (eta 0)")
-    parser.add_argument("--resolution", type=cli.positive_int,
+    parser.add_argument("--resolution", type=cli.resolution,
                         help="side length in pixels (default: what the model was trained at)")
     parser.add_argument("--mixed_precision", choices=("auto", "no", "fp16", "bf16"), default="auto",
                         help="number format of the U-Net; auto is bf16 on GPUs that have it, else no")
@@ -186,7 +186,7 @@ def main(args):
     from tqdm import tqdm
 
     from utils import stable_diffusion
-    from utils.device import resolve_device
+    from utils.device import explain_out_of_memory, resolve_device
     from utils.fusion import load_fusion
     from utils.gesture_encoder import check_feature_info, load_feature
     from utils.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
@@ -242,6 +242,7 @@ def main(args):
     if args.compile:
         stable_diffusion.compile_unet(sd.unet, args.compile)
     sampler = stable_diffusion.build_sampler(sd, args.scheduler)
+    smaller = f"--batch_size {args.batch_size // 2}" if args.batch_size > 1 else "a smaller --resolution"
     saving = []  # images are compressed and written while the next ones are drawn
     with ThreadPoolExecutor() as pool, tqdm(total=len(todo), unit="image", disable=not todo) as progress:
         for start in range(0, len(todo), args.batch_size):
@@ -249,14 +250,10 @@ def main(args):
             if args.compile:  # a shorter batch would be translated anew; what is drawn beyond it is not saved
                 batch += [batch[-1]] * (min(args.batch_size, len(todo)) - len(batch))
             generators = [stable_diffusion.image_generator(args.seed, i) for i in batch]
-            try:
+            with explain_out_of_memory(f"{device}: too little memory for a batch of {args.batch_size}; try {smaller}"):
                 images = stable_diffusion.sample_images(
                     sd, sampler, prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds, generators,
                     resolution, resolution, args.num_inference_steps, args.guidance_scale, weight_dtype)
-            except torch.OutOfMemoryError as error:
-                remedy = f"--batch_size {args.batch_size // 2}" if args.batch_size > 1 else "a smaller --resolution"
-                raise cli.UserError(f"{device}: too little memory for a batch of {args.batch_size}; try "
-                                    f"{remedy}") from error
             if not images.isfinite().all():
                 raise cli.UserError(f"{listed[batch[0]]}: not a number; try --mixed_precision bf16 or no")
             for saved in saving:

@@ -35,7 +35,7 @@ def parse_args(argv=None):
     parser.add_argument("--captions", choices=("enriched", "captions"), default="enriched",
                         help="captions with the gesture's phrase, or as the captioner wrote them")
     parser.add_argument("--max_train_samples", type=cli.positive_int, help="first N images (default: all)")
-    parser.add_argument("--resolution", type=cli.positive_int,
+    parser.add_argument("--resolution", type=cli.resolution,
                         help="side length in pixels (default: what the base model was made for)")
     parser.add_argument("--feature_npy_path", type=cli.path_name,
                         help="saved gesture feature (63,) instead of Stage I, which needs mediapipe")
@@ -46,9 +46,9 @@ def parse_args(argv=None):
     parser.add_argument("--allow_tf32", action="store_true",
                         help="fp32 matrix products with a mantissa of 10 bits, on GPUs that have it: faster where "
                              "--mixed_precision is no, as with --preset paper")
-    parser.add_argument("--num_workers", type=cli.positive_int,
+    parser.add_argument("--num_workers", type=cli.num_workers,
                         help="Stage I: processes (default: one per core)")
-    parser.add_argument("--num_validation_images", type=cli.nonnegative_int, default=4,
+    parser.add_argument("--num_validation_images", type=cli.int_between(0, 1000), default=4,
                         help="images drawn before and after training; 0 draws none")
     parser.add_argument("--validation_prompts", nargs="+", metavar="PROMPT",
                         help="their prompts, in turn (default: captions of the test images, else of these)")
@@ -118,18 +118,6 @@ def claim(run, args, settings, stack):
             return True
     stack.enter_context(run.lock())
     return False
-
-
-@contextlib.contextmanager
-def explain_out_of_memory(args):
-    """Context in which a training that does not fit into memory ends in a UserError with the flags that help."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise cli.UserError(f"--device {args.device} has too little memory for this training; try "
-                            f"{train_settings.suggest_memory(args)}") from error
 
 
 def train_gesture(run, args, settings, gesture, paths, captions, boxes):
@@ -254,7 +242,10 @@ def main(args):
         if num_without and processes.is_first():
             cli.warn(f"{num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, which "
                      "enrich_captions.py puts in")
-        with explain_out_of_memory(args):
+        from utils.device import explain_out_of_memory
+
+        with explain_out_of_memory(f"--device {args.device} has too little memory for this training; try "
+                                   f"{train_settings.suggest_memory(args)}"):
             train_gesture(run, args, settings, gesture, paths, captions, boxes)
 
 

@@ -3,16 +3,18 @@
 import itertools
 import json
 import shutil
+import socket
 
+import huggingface_hub
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_models import build_tiny_pipeline
-from utils import stable_diffusion
+from utils import hub, stable_diffusion
 from utils.cli import UserError
-from utils.device import resolve_device
+from utils.device import explain_out_of_memory, resolve_device
 from utils.stable_diffusion import (
     SAMPLERS,
     build_sampler,
@@ -164,6 +166,113 @@ def test_other_architectures_are_refused(pipeline_copy):
     assert "writes 32 values per token, the U-Net reads 64" in refusal()
     index.unlink()
     assert "model_index.json" in refusal()
+
+
+HUGE = 2**70
+QUANTIZED = [{"quantization_config": {"quant_method": method}} for method in ("gptq", "bitsandbytes")]
+KERNEL = [{name: "kernels-community/flash-attn"} for name in ("attn_implementation", "_attn_implementation")]
+BAD_CONFIGS = [  # file, the whole of it or what changes in it, what the message names
+    *(("model_index.json", whole, "model_index.json") for whole in ([], 5, "x", None)),
+    *(("model_index.json", {"unet": entry}, "the unet is missing") for entry in (5, [1], ["diffusers", 5], "UNet")),
+    *((f"{part}/config.json", whole, f"{part}/config.json") for part in ("text_encoder", "vae", "unet")
+      for whole in ([], "x")),
+    *((f"{part}/config.json", change, "quantized") for part in ("text_encoder", "unet") for change in QUANTIZED),
+    *(("text_encoder/config.json", change, "code of the hub") for change in KERNEL),
+    ("text_encoder/config.json", {"hidden_act": 5}, "the text_encoder does not load"),
+    ("text_encoder/config.json", {"num_attention_heads": 0}, "the text_encoder does not load"),
+    ("text_encoder/config.json", {"num_hidden_layers": HUGE}, "num_hidden_layers"),
+    ("text_encoder/config.json", {"dtype": "x"}, "the text_encoder does not load"),
+    ("text_encoder/config.json", {"layer_norm_eps": None}, "text_encoder does not work"),
+    ("vae/config.json", {"act_fn": None}, "the vae does not load"),
+    ("vae/config.json", {"layers_per_block": HUGE}, "layers_per_block"),
+    *(("vae/config.json", {"scaling_factor": value}, "the vae does not work") for value in ("x", None, [], HUGE)),
+    ("vae/config.json", {"scaling_factor": 0}, "the vae computes is not a number"),
+    ("unet/config.json", {"attention_head_dim": 0}, "the unet does not load"),
+    ("unet/config.json", {"norm_eps": "x"}, "the unet does not work"),
+    ("unet/config.json", {"downsample_padding": -1}, "the unet does not work"),
+    *(("unet/config.json", {"sample_size": value}, "sample_size") for value in (-1, "x", None, [], HUGE, [8, "x"])),
+    *(("scheduler/scheduler_config.json", whole, "scheduler_config.json") for whole in ("x", 5, [])),
+    *(("scheduler/scheduler_config.json", {"num_train_timesteps": value}, "num_train_timesteps")
+      for value in (0, -5, "x", HUGE, None)),
+    *(("scheduler/scheduler_config.json", {key: "x"}, "the scheduler does not work")
+      for key in ("prediction_type", "timestep_spacing")),
+    ("scheduler/scheduler_config.json", {"trained_betas": [0.1, 0.2]}, "noise schedule"),
+    ("scheduler/scheduler_config.json", {"beta_start": -1}, "noise schedule"),
+    ("scheduler/scheduler_config.json", {"beta_start": "x"}, "the scheduler does not load"),
+    ("tokenizer/tokenizer_config.json", "x", "tokenizer_config.json"),
+    ("tokenizer/tokenizer_config.json", {"model_max_length": "x"}, "the tokenizer does not work"),
+    ("tokenizer/tokenizer_config.json", {"model_max_length": 0}, "tokenizer and text_encoder computes"),
+    ("tokenizer/tokenizer_config.json", {"pad_token": None}, "tokenizer and text_encoder does not work"),
+]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """List of the connections that are tried, all of which fail; nothing else says that there is no network."""
+    tried = []
+
+    def refuse(*address, **options):
+        tried.append(address)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return tried
+
+
+@pytest.mark.parametrize(("file", "change", "said"), BAD_CONFIGS)
+def test_a_config_that_is_none_is_one_line_with_the_part_and_asks_nobody(pipeline_copy, asked, file, change, said):
+    path = pipeline_copy / file
+    if isinstance(change, dict):
+        edit_json(path, **change)
+    else:
+        path.write_text(json.dumps(change))
+    with pytest.raises(UserError) as refused:
+        load_stable_diffusion(pipeline_copy)
+    message = str(refused.value)
+    assert said in message and str(pipeline_copy) in message and "\n" not in message, message
+    assert asked == []
+
+
+def test_a_folder_that_names_models_of_the_hub_loads_without_asking_for_them(pipeline_copy, asked, sd):
+    for part in ("text_encoder", "vae", "unet"):
+        edit_json(pipeline_copy / part / "config.json", _name_or_path="owner/other",
+                  auto_map={"AutoModel": "owner/other--code.Model"})
+    edit_json(pipeline_copy / "tokenizer" / "tokenizer_config.json", name_or_path="owner/other")
+    loaded = load_stable_diffusion(pipeline_copy)
+    assert asked == [] and torch.equal(encode_prompts(loaded, PROMPTS, "cpu"), encode_prompts(sd, PROMPTS, "cpu"))
+
+
+def test_inside_offline_the_hub_is_asked_nothing_and_outside_again(asked):
+    with hub.offline(), pytest.raises(huggingface_hub.errors.OfflineModeIsEnabled):
+        huggingface_hub.HfApi().model_info("owner/model")
+    assert asked == []
+    with pytest.raises(Exception, match="no network in this test"):
+        huggingface_hub.HfApi().model_info("owner/model")
+    assert asked
+
+
+def test_weights_that_are_not_numbers_are_named_before_anything_is_drawn(pipeline_copy):
+    path = pipeline_copy / "unet" / "diffusion_pytorch_model.safetensors"
+    edit_weights(path, lambda tensors: {**tensors, "conv_out.bias": torch.full((4,), torch.nan)})
+    with pytest.raises(UserError, match="what the unet computes is not a number"):
+        load_stable_diffusion(pipeline_copy)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), None])
+def test_too_little_memory_is_told_apart_from_damage(error):
+    def load():
+        if error is None:
+            torch.empty(2**55, dtype=torch.uint8)  # more than any machine's address space
+        raise error
+
+    with pytest.raises(UserError, match="m: too little memory for the unet"):
+        hub.load_part("m", "unet", load)
+    with pytest.raises(UserError, match="give less"), explain_out_of_memory("give less"):
+        load()
+    with pytest.raises(RuntimeError, match="another"), explain_out_of_memory("give less"):
+        raise RuntimeError("another fault")
 
 
 @pytest.mark.parametrize("name", ["no-such-owner/no-such-model", "outputs/call/no_model", "../nowhere"])

@@ -40,7 +40,7 @@ def parse_args(description, captioner, argv=None):
     parser.add_argument("--data_dir", type=cli.path_name, default=Path("data"), help="folder of all data")
     parser.add_argument("--model", default=captioner.model,
                         help=f"hub id or folder of a {captioner.model_type} model")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=16, help="images captioned at once")
+    parser.add_argument("--batch_size", type=cli.batch_size, default=16, help="images captioned at once")
     parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
                         help="number format of the model; auto: fp32 on a CPU, else bf16, or fp16 without it")
     parser.add_argument("--overwrite", action="store_true", help="caption all images anew")

@@ -3,11 +3,14 @@
 The key comes from the environment. It goes to the given address only, and into no message, log or file.
 """
 
+import contextlib
 import email.utils
 import http.client
+import ipaddress
 import json
 import os
 import random
+import re
 import socket
 import ssl
 import threading
@@ -40,18 +43,31 @@ def parse_address(text):
 
     The text is not repeated in the message: somebody may have put a key into it.
     """
+    if not text.isprintable() or not text.isascii() or " " in text:  # urllib leaves line breaks out
+        raise ValueError("must be an address of printable ASCII characters, a host of other letters as xn--…")
     try:
         address = urllib.parse.urlsplit(text)
-        port_is_valid = address.port is None or address.port > 0
+        is_valid = (address.port is None or address.port > 0) and is_location(address.netloc)
     except ValueError:
-        port_is_valid = False
-    if not port_is_valid or address.scheme not in ("http", "https") or not address.hostname:
-        raise ValueError("must be an address such as http://localhost:11434/v1")
-    if "@" in address.netloc or address.query or address.fragment:
+        is_valid = False
+    if "@" in text or (is_valid and (address.query or address.fragment)):
         raise ValueError(f"must hold no user, password or query; a key is read from {KEY_VARIABLE}")
-    if not address.path.isprintable() or not address.path.isascii() or " " in address.path:
-        raise ValueError("must be an address of printable ASCII characters")
+    if not is_valid or address.scheme not in ("http", "https"):
+        raise ValueError("must be an address such as http://localhost:11434/v1")
     return address, address.path.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+
+
+def is_location(netloc):
+    """Whether this is the name of a host, an IPv4 address or an IPv6 address in brackets, with or without a port."""
+    host = re.fullmatch(r"([^:\[\]]+|\[.+\])(:\d*)?", netloc)
+    if host is None:
+        return False
+    if netloc.startswith("["):
+        with contextlib.suppress(ValueError):
+            return bool(ipaddress.IPv6Address(host[1][1:-1]))
+        return False
+    labels = host[1].removesuffix(".").split(".")
+    return len(host[1]) <= 253 and all(re.fullmatch(r"[\w-]{1,63}", label) for label in labels)
 
 
 def read_key():

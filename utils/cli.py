@@ -44,12 +44,13 @@ def first_line(error):
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the line breaks of the script's docstring and shows the defaults that say something."""
+    """Keeps the line breaks of the script's docstring, shows limits, and the defaults that say something."""
 
     def _get_help_string(self, action):
-        if action.default is None or action.default is False or action.required:
-            return action.help
-        return super()._get_help_string(action)
+        limits = getattr(action.type, "limits", None)
+        says_nothing = action.default is None or action.default is False or action.required
+        text = action.help if says_nothing else super()._get_help_string(action)
+        return f"{text} [{limits}]" if limits else text
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -92,6 +93,33 @@ def positive_int(text):
 def nonnegative_int(text):
     """argparse type: 0, 1, 2, …"""
     return number(text, int, 0, LARGEST_INT, "a whole number from 0 to 2^63 - 1")
+
+
+def int_between(low, high):
+    """argparse type: a whole number from `low` to `high`, for what would fill the memory or never end beyond."""
+    def convert(text):
+        return number(text, int, low, high, f"a whole number from {convert.limits}")
+
+    convert.limits = f"{low:,} to {high:,}"  # for the help
+    return convert
+
+
+def float_between(low, high):
+    """argparse type: a number from `low` to `high`, for what would overflow beyond."""
+    def convert(text):
+        return number(text, float, low, high, f"a number from {convert.limits}")
+
+    convert.limits = f"{low:,} to {high:,}"
+    return convert
+
+
+# Of flags that several scripts have
+batch_size = int_between(1, 4096)
+num_workers = int_between(1, 256)  # processes
+num_steps = int_between(0, 100_000)  # of each image
+resolution = int_between(8, 8192)  # pixels
+num_updates = int_between(1, 10_000_000)
+num_images = int_between(0, 10_000_000)  # of a data set; HaGRID has a million
 
 
 def positive_float(text):

@@ -1,4 +1,4 @@
-"""The device that a script computes on, from the value of its --device flag, and exact arithmetic on it."""
+"""The device that a script computes on, from its --device flag: exact arithmetic on it, too little memory of it."""
 
 import contextlib
 import os
@@ -27,6 +27,24 @@ def resolve_device(name):
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name}: not usable here ({first_line(error)}); try cpu") from error
     return device
+
+
+def is_out_of_memory(error):
+    """Whether an exception says that the memory of a GPU or of the machine is too small."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)  # torch on a CPU has no type for it
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(message):
+    """Context in which too little memory ends in a UserError with `message`, whatever torch or NumPy raises."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(message) from error
 
 
 @contextlib.contextmanager

@@ -40,8 +40,8 @@ def add_flags(parser):
     parser.add_argument("--floor", action="store_true",
                         help=f"also print what two halves of the real images give, {FLOOR_SPLITS} times at random, and "
                              "the fake ones at the same number")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="pictures in a batch of the network")
-    parser.add_argument("--num_workers", type=cli.positive_int,
+    parser.add_argument("--batch_size", type=cli.batch_size, default=32, help="pictures in a batch of the network")
+    parser.add_argument("--num_workers", type=cli.num_workers,
                         help="processes that detect hands (default: one per core, fewer for few images)")
     parser.add_argument("--cache_dir", type=cli.path_name,
                         help="folder to keep features and detected hands in; used again while the images are the same")

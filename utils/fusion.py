@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import UserError, atomic_path, read_file, read_json, warn, write_json
+from utils.cli import UserError, atomic_path, first_line, read_file, read_json, warn, write_json
 
 FEATURE_DIM = 63  # 21 landmarks x (x, y, z)
 
@@ -208,7 +208,8 @@ def load_fusion(folder):
     limits = {"sequence_length": (1, 2**20), "embed_dim": (1, 2**20), "feature_dim": (1, 2**20)}
     if config["fusion"] == "frozen":
         limits["seed"] = (0, 2**64 - 1)
-    for name, (low, high) in limits.items():
+    optional = {"resolution": (1, 8192)} if "resolution" in config else {}
+    for name, (low, high) in (limits | optional).items():
         if type(config.get(name)) is not int or not low <= config[name] <= high:
             raise UserError(f"{config_path}: {name} cannot be {config.get(name)!r}; train again")
 
@@ -229,8 +230,10 @@ def read_tensors(path, shapes):
     """The tensors of a safetensors file; UserError unless finite fp32 of just these names and shapes."""
     try:
         tensors = safetensors.torch.load(read_file(path))
-    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged ({error}); copy it again or train again") from error
+    except UserError:
+        raise
+    except Exception as error:  # on foreign data the loader raises almost anything
+        raise UserError(f"{path} is damaged ({first_line(error)}); copy it again or train again") from error
     for name in sorted({*shapes, *tensors}):
         found = tuple(tensors[name].shape) if name in tensors else "missing"
         wanted = shapes.get(name, "absent")

@@ -5,13 +5,12 @@ hand at one place, size, side and palm direction before averaging, so that the m
 Reading a saved feature needs neither mediapipe nor images.
 """
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from utils import processes
-from utils.cli import UserError, atomic_path, read_object, write_json
+from utils.cli import UserError, atomic_path, first_line, read_object, write_json
 from utils.finger_states import MIDDLE_KNUCKLE, WRIST, matches_gesture, palm_axes
 
 FEATURE_KINDS = ("canonical", "raw")
@@ -137,8 +136,9 @@ def load_feature(path):
         feature = np.load(io.BytesIO(data), allow_pickle=False)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; Stage I of train.py writes this file") from error
-    except (ValueError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: no plain .npy array ({error}); Stage I of train.py writes one") from error
+    except Exception as error:  # on foreign data NumPy raises almost anything, of its tokenizer too
+        raise UserError(f"{path}: no plain .npy array ({first_line(error)}); Stage I of train.py writes "
+                        "one") from error
     is_array = isinstance(feature, np.ndarray)
     if not is_array or feature.dtype.kind not in "fiu" or feature.size != FEATURE_SIZE:
         found = f"{feature.dtype} of shape {feature.shape}" if is_array else "an archive of arrays"

@@ -38,14 +38,14 @@ def parse_args(argv=None):
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--gesture", help="HaGRID's name of the gesture, such as call")
     which.add_argument("--all_gestures", action="store_true", help="every gesture that the download has")
-    parser.add_argument("--num_train", type=cli.nonnegative_int, default=1000, help="images of the training set")
-    parser.add_argument("--num_test", type=cli.nonnegative_int, default=1000, help="images of the test set")
-    parser.add_argument("--resolution", type=cli.positive_int,
+    parser.add_argument("--num_train", type=cli.num_images, default=1000, help="images of the training set")
+    parser.add_argument("--num_test", type=cli.num_images, default=1000, help="images of the test set")
+    parser.add_argument("--resolution", type=cli.resolution,
                         help="save upright JPEGs with this short side, pixels, never enlarged (default: plain copies)")
     parser.add_argument("--link", action="store_true",
                         help="symbolic links instead of copies: no space, but they break when the download moves")
     parser.add_argument("--data_dir", type=cli.path_name, default=Path("data"), help="folder of all data sets")
-    parser.add_argument("--num_workers", type=cli.positive_int, default=count_cores(), help="processes")
+    parser.add_argument("--num_workers", type=cli.num_workers, default=count_cores(), help="processes")
     parser.add_argument("--overwrite", action="store_true",
                         help="select again, in place of both sets that are there and of all in their folders")
     cli.add_common_flags(parser, device=False)

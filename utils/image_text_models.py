@@ -11,8 +11,7 @@ import torch
 import transformers
 from PIL import Image
 
-from utils.cli import UserError
-from utils.device import resolve_device
+from utils.device import explain_out_of_memory, resolve_device
 from utils.hub import WEIGHTS, load_model, load_part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,8 +48,15 @@ def quiet_transformers():
 
 # trust_remote_code: without a False transformers asks on the terminal whether to run the code of a folder.
 def load_image_processor(name, folder):
-    return load_part(name, "image processor", lambda: transformers.AutoImageProcessor.from_pretrained(
-        folder, backend="pil", trust_remote_code=False))
+    """The image processor of a folder. It is tried: an error of its own would be taken for one of every image."""
+    def load():
+        image_processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil",
+                                                                          trust_remote_code=False)
+        if to_pixels(image_processor, Image.new("RGB", (4, 2))).ndim != 3:
+            raise ValueError("it makes no picture of three channels")
+        return image_processor
+
+    return load_part(name, "image processor", load)
 
 
 def load_tokenizer(name, folder):
@@ -69,6 +75,7 @@ def to_pixels(image_processor, image):
 class ImageTextModel:
     """A captioner; what it offers is described in captions.caption_batches."""
 
+    name: str
     model: transformers.PreTrainedModel
     image_processor: object
     tokenizer: object
@@ -82,15 +89,16 @@ class ImageTextModel:
 
     @torch.no_grad()
     def generate(self, images, decoding):
-        pixels = torch.stack(images).to(self.model.device, DTYPES[self.settings["dtype"]])
-        prompt = {name: tokens.to(self.model.device).repeat(len(images), 1) for name, tokens in self.prompt.items()}
-        try:
-            tokens = self.model.generate(pixel_values=pixels, **prompt, **decoding)
-        except torch.OutOfMemoryError as error:
-            raise UserError(f"--batch_size {len(images)} is too much for {self.model.device}; "
-                            "give a smaller one: what is captioned stays") from error
-        length = prompt["input_ids"].shape[1] if prompt else 0
-        return self.tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)
+        def decode():
+            with explain_out_of_memory(f"--batch_size {len(images)} is too much for {self.model.device}; "
+                                       "give a smaller one: what is captioned stays"):
+                pixels = torch.stack(images).to(self.model.device, DTYPES[self.settings["dtype"]])
+                prompt = {name: tokens.to(pixels.device).repeat(len(images), 1) for name, tokens in self.prompt.items()}
+                tokens = self.model.generate(pixel_values=pixels, **prompt, **decoding)
+            length = prompt["input_ids"].shape[1] if prompt else 0
+            return self.tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)
+
+        return load_part(self.name, "model", decode, "work")
 
     def caption(self, images):
         """One text per image, with the published decoding."""
@@ -104,11 +112,13 @@ class ImageTextModel:
 
 def encode_prompt(name, folder, prompt):
     """Tokens and masks (1, L) of a prompt after the place of one image."""
-    processor = load_part(name, "processor", lambda: transformers.AutoProcessor.from_pretrained(
-        folder, backend="pil", trust_remote_code=False))
-    inputs = processor(text=f"{processor.image_token}{prompt}", images=Image.new("RGB", (32, 32)),
-                       return_tensors="pt")
-    return {key: inputs[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
+    def encode():
+        processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        inputs = processor(text=f"{processor.image_token}{prompt}", images=Image.new("RGB", (32, 32)),
+                           return_tensors="pt")
+        return {key: inputs[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
+
+    return load_part(name, "processor", encode)
 
 
 def load_captioner(captioner, name, folder, device, dtype):
@@ -120,7 +130,7 @@ def load_captioner(captioner, name, folder, device, dtype):
     prompt = {} if captioner.prompt is None else encode_prompt(name, folder, captioner.prompt)
     model = load_model(name, folder, "model", getattr(transformers, captioner.model_class), DTYPES[dtype])
     return ImageTextModel(
-        model=model.to(device), image_processor=image_processor, tokenizer=load_tokenizer(name, folder),
+        name=name, model=model.to(device), image_processor=image_processor, tokenizer=load_tokenizer(name, folder),
         prompt=prompt, decoding=captioner.decoding,
         settings={"dtype": dtype, "weights_sha256": weights_digest(folder)})
 
@@ -174,4 +184,7 @@ def load_clip(name, folder, device):
     device = resolve_device(device)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     model = load_model(name, folder, "model", transformers.CLIPModel, torch.float32)
-    return Clip(model.to(device), load_image_processor(name, folder), load_tokenizer(name, folder))
+    clip = Clip(model.to(device), load_image_processor(name, folder), load_tokenizer(name, folder))
+    load_part(name, "tokenizer", lambda: clip.encode_texts(["a", "a hand"]), "work")
+    load_part(name, "model", lambda: clip.encode_images([clip.prepare(Image.new("RGB", (40, 30)))]), "work")
+    return clip

@@ -5,7 +5,7 @@ torch is imported once a model has been found, so that a name that leads nowhere
 
 from utils.cli import UserError, first_line
 from utils.enrichment import Answer
-from utils.hub import fetch_folder, load_model, load_part
+from utils.hub import fetch_folder, load_model, load_part, read_model_config
 
 TEMPERATURE, TOP_P = 0.6, 0.9  # of answers after the first; Llama 3's own
 MAX_NEW_TOKENS = 128
@@ -37,6 +37,7 @@ class LocalModel:
     def __init__(self, name, device):
         """`device` as on the command line. UserError when the model cannot be had, lacks weights or a chat template."""
         folder = fetch_folder(name, CONFIG_FILES, WANTED, ", or use --backend api or rules")
+        read_model_config(name, folder, WANTED)
 
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -53,8 +54,6 @@ class LocalModel:
         if not self.tokenizer.chat_template:
             raise UserError(f"{name}: it has no chat template; give an instruction (chat) model")
         self.tokenizer.padding_side = "left"  # the answers begin where the prompts end
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
 
         folder = fetch_folder(name, [*CONFIG_FILES, "*.safetensors"], WANTED)
         dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
@@ -64,6 +63,11 @@ class LocalModel:
         ends = model.generation_config.eos_token_id
         ends = self.tokenizer.eos_token_id if ends is None else ends
         self.ends = ends if isinstance(ends, list) else [ends]
+        if not self.ends or not all(type(end) is int and 0 <= end < len(self.tokenizer) for end in self.ends):
+            raise UserError(f"{name}: nothing says which token ends an answer (eos_token_id is {ends!r}); correct its "
+                            "generation_config.json, or give another model")
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.ends[0])
         self.generation_config = GenerationConfig(
             max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=self.ends,
             pad_token_id=self.tokenizer.pad_token_id)
@@ -73,19 +77,23 @@ class LocalModel:
         import torch
         from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
+        from utils.device import explain_out_of_memory
+
         texts = [self.apply_template(question.prompt) for question in questions]
-        inputs = self.tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt").to(self.device)
+        inputs = load_part(self.name, "tokenizer", lambda: self.tokenizer(
+            texts, padding=True, add_special_tokens=False, return_tensors="pt"), "work").to(self.device)
         generators = [None if question.is_greedy else torch.Generator().manual_seed(question.seed)
                       for question in questions]
         processors = LogitsProcessorList([TemperatureLogitsWarper(TEMPERATURE), TopPLogitsWarper(TOP_P),
                                           GumbelNoise(generators)])
-        try:
-            ids = self.model.generate(
-                input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, logits_processor=processors,
-                generation_config=self.generation_config)  # (B, prompt and answer)
-        except torch.OutOfMemoryError as error:
-            raise UserError(f"{self.name}: {len(questions)} captions at once are more than the memory of "
-                            f"{self.device} holds ({first_line(error)}); give a smaller --batch_size") from error
+        def generate():
+            with explain_out_of_memory(f"{self.name}: {len(questions)} captions at once are more than the memory of "
+                                       f"{self.device} holds; give a smaller --batch_size"):
+                return self.model.generate(
+                    input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, logits_processor=processors,
+                    generation_config=self.generation_config)
+
+        ids = load_part(self.name, "language model", generate, "work")  # (B, prompt and answer)
         return [self.read_answer(row) for row in ids[:, inputs.input_ids.shape[1]:].tolist()]
 
     def apply_template(self, prompt):

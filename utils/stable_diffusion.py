@@ -26,9 +26,9 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from utils.cli import UserError, atomic_path, first_line, read_object
-from utils.device import fast_attention
-from utils.hub import fetch_folder, load_model, load_part
+from utils.cli import UserError, atomic_path, first_line
+from utils.device import fast_attention, is_out_of_memory
+from utils.hub import fetch_folder, load_model, load_part, read_config
 
 # part -> (class named in model_index.json, config file, weights file)
 PARTS = {
@@ -38,6 +38,7 @@ PARTS = {
     "unet": ("UNet2DConditionModel", "config.json", "diffusion_pytorch_model.safetensors"),
     "scheduler": (None, "scheduler_config.json", None),
 }
+MAX_TRAIN_TIMESTEPS, MAX_SAMPLE_SIZE = 100_000, 4096
 WANTED = "a Stable Diffusion folder", ", or run `make demo`, which works offline"
 # What StableDiffusionPipeline sets on every scheduler, also where an old config says otherwise.
 SCHEDULER_FIXES = {"clip_sample": False, "steps_offset": 1}
@@ -98,7 +99,7 @@ def load_stable_diffusion(name_or_path):
             raise UserError(f"{name}: {part}/{weights} is missing (pickled weights are never loaded); "
                             "convert it with diffusers' save_pretrained, or fetch the whole pipeline")
 
-    return StableDiffusion(
+    sd = StableDiffusion(
         tokenizer=load_part(name, "tokenizer", lambda: CLIPTokenizer.from_pretrained(folder / "tokenizer")),
         text_encoder=load_network(name, folder, "text_encoder", CLIPTextModel),
         vae=load_network(name, folder, "vae", AutoencoderKL),
@@ -106,30 +107,81 @@ def load_stable_diffusion(name_or_path):
         noise_scheduler=load_part(name, "scheduler", lambda: load_noise_scheduler(folder / "scheduler")),
         name=name,
     )
+    try_parts(sd)
+    return sd
 
 
 def check_architecture(name, folder):
     """Raise UserError unless the folder's configs describe a text-to-image Stable Diffusion 1.x or 2.x."""
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{name}: no model_index.json there; give the folder of a whole pipeline")
-    index = read_object(folder / "model_index.json")
+    index = read_config(folder / "model_index.json")
     wanted = "a Stable Diffusion 1.x or 2.x is needed"
     for part in ("text_encoder_2", "transformer", "prior"):
-        if index.get(part, [None, None])[1]:
+        if class_in(index, part):
             raise UserError(f"{name}: it is a {index.get('_class_name')} with a {part}; {wanted}")
     for part, (class_name, config_file, _) in PARTS.items():
-        found = (index.get(part) or [None, None])[1]
+        found = class_in(index, part)
         if not found or not (folder / part / config_file).is_file():
             raise UserError(f"{name}: the {part} is missing ({part}/{config_file}); fetch the pipeline again")
         if class_name and found.removesuffix("Fast") != class_name:
             raise UserError(f"{name}: its {part} is a {found}, not a {class_name}; {wanted}")
 
-    unet, vae, text = (read_object(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
+    configs = {part: read_config(folder / part / config_file) for part, (_, config_file, _) in PARTS.items()}
+    unet, vae, text = configs["unet"], configs["vae"], configs["text_encoder"]
+    sample_size = unet.get("sample_size")
+    for size in sample_size if isinstance(sample_size, list) and sample_size else [sample_size]:
+        check_int(folder / "unet" / "config.json", "sample_size", size, MAX_SAMPLE_SIZE)
+    steps = configs["scheduler"].get("num_train_timesteps", 1000)
+    check_int(folder / "scheduler" / "scheduler_config.json", "num_train_timesteps", steps, MAX_TRAIN_TIMESTEPS)
     if unet.get("in_channels", 4) != vae.get("latent_channels", 4) or unet.get("addition_embed_type"):
         raise UserError(f"{name}: its U-Net takes more than latents and a prompt; {wanted}")
     made, read = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)  # the classes' defaults
     if made != read:
         raise UserError(f"{name}: the text encoder writes {made} values per token, the U-Net reads {read}")
+
+
+def check_int(path, key, value, high):
+    """UserError unless a value of a config is a whole number from 1 to `high`."""
+    if type(value) is not int or not 1 <= value <= high:
+        raise UserError(f"{path}: {key} must be a whole number from 1 to {high:,}, not {str(value)[:40]!r}; fetch the "
+                        "model again")
+
+
+def class_in(index, part):
+    """The class that model_index.json names for a part, None if it names none."""
+    entry = index.get(part)
+    is_pair = isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
+    return entry[1] if is_pair else None
+
+
+@torch.no_grad()
+def try_parts(sd):
+    """UserError naming the first part that does not compute numbers of the right shape, each tried on the least input.
+
+    Much of what a damaged config says is read only then: better now than after the data have been looked at.
+    """
+    def expect(part, shape, compute):
+        output = load_part(sd.name, part, compute, "work")
+        if output.shape != shape or not output.isfinite().all():
+            found = "not a number" if output.shape == shape else f"of shape {tuple(output.shape)}, not {shape}"
+            raise UserError(f"{sd.name}: what the {part} computes is {found}; fetch it again, or train again")
+        return output
+
+    length = load_part(sd.name, "tokenizer", lambda: sd.max_length, "work")
+    width, channels, scale = sd.text_encoder.config.hidden_size, sd.vae.config.latent_channels, sd.vae_scale_factor
+    embeds = expect("tokenizer and text_encoder", (1, length, width), lambda: encode_prompts(sd, [""], "cpu"))
+    expect("vae", (1, 3, scale, scale), lambda: decode_latents(sd, torch.zeros(1, channels, 1, 1)))
+    expect("vae", (1, channels, 1, 1), lambda: sample_latents(
+        sd, image_latent_moments(sd, torch.zeros(1, 3, scale, scale)), [torch.Generator()]))
+    side = 2 ** (len(sd.unet.config.block_out_channels) - 1)  # is halved so often
+    latents = torch.zeros(1, channels, side, side)
+    expect("unet", latents.shape, lambda: sd.unet(latents, 0, encoder_hidden_states=embeds).sample)
+    alphas = sd.noise_scheduler.alphas_cumprod
+    if len(alphas) != sd.noise_scheduler.config.num_train_timesteps or not ((alphas >= 0) & (alphas <= 1)).all():
+        raise UserError(f"{sd.name}: the noise schedule of the scheduler is none (trained_betas, beta_start and "
+                        "beta_end); fetch it again")
+    build_sampler(sd)
 
 
 def load_network(name, folder, part, model_class):
@@ -304,8 +356,8 @@ def decode_latents(sd, latents):
     latents = latents.to(sd.vae.device, sd.vae.dtype)
     try:
         images = sd.vae.decode(latents).sample
-    except torch.OutOfMemoryError:
-        if sd.vae.use_slicing or len(latents) == 1:
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or sd.vae.use_slicing or len(latents) == 1:
             raise
         images = None
     if images is None:  # out here, where the error no longer holds what the failed attempt had computed
@@ -321,8 +373,17 @@ def to_pil(images):
 
 
 def build_sampler(sd, name="ddim"):
-    """A scheduler of SAMPLERS on the noise schedule and prediction type of the pipeline."""
-    return SAMPLERS[name].from_config(sd.noise_scheduler.config, **SCHEDULER_FIXES)
+    """A scheduler of SAMPLERS on the noise schedule and prediction type of the pipeline; UserError if it fails."""
+    def build():
+        return SAMPLERS[name].from_config(sd.noise_scheduler.config, **SCHEDULER_FIXES)
+
+    def build_tried():
+        tried, latents = build(), torch.zeros(1, 1, 1, 1)
+        tried.set_timesteps(1)
+        tried.step(latents, tried.timesteps[0], tried.scale_model_input(latents, tried.timesteps[0]))
+        return build()  # another one: a step leaves its mark
+
+    return load_part(sd.name, "scheduler", build_tried, "work")
 
 
 @torch.no_grad()

@@ -28,15 +28,15 @@ def parse_args(argv=None):
     )
     parser.add_argument(
         "--hands_per_gesture",
-        type=cli.positive_int,
+        type=cli.int_between(1, 100_000),
         default=1000,
         help="hands to render in each gesture; ten times as many in random poses; a tenth is held out",
     )
     parser.add_argument("--malformed", type=cli.unit_interval, default=0.5, help="share of malformed hands, 0 to 1")
-    parser.add_argument("--steps", type=cli.positive_int, default=3000, help="updates")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=64, help="pictures per update")
+    parser.add_argument("--steps", type=cli.num_updates, default=3000, help="updates")
+    parser.add_argument("--batch_size", type=cli.batch_size, default=64, help="pictures per update")
     parser.add_argument("--learning_rate", type=cli.positive_float, default=2e-3, help="peak rate of AdamW")
-    parser.add_argument("--num_threads", type=cli.positive_int, default=count_cores(), help="threads of torch")
+    parser.add_argument("--num_threads", type=cli.num_workers, default=count_cores(), help="threads of torch")
     parser.add_argument(
         "--mixed_precision",
         choices=("no", "bf16"),

@@ -24,12 +24,12 @@ METRICS = {"FID (synthetic)": 1, "FID-H (synthetic)": 1, "KID (synthetic)": 1, "
 def parse_args(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--gesture", nargs="+", choices=list(POSES), default=["call", "palm"], help="hands to render")
-    parser.add_argument("--num_images", type=cli.positive_int, default=200,
+    parser.add_argument("--num_images", type=cli.int_between(1, 1_000_000), default=200,
                         help="images of a set and of its reference")
-    parser.add_argument("--num_sets", type=cli.positive_int, default=4, help="disjoint sets of every share")
-    parser.add_argument("--resolution", type=cli.positive_int, default=128, help="side of the images, pixels")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=64, help="pictures in a batch of the network")
-    parser.add_argument("--num_workers", type=cli.positive_int, default=count_cores(), help="processes")
+    parser.add_argument("--num_sets", type=cli.int_between(1, 1000), default=4, help="disjoint sets of every share")
+    parser.add_argument("--resolution", type=cli.resolution, default=128, help="side of the images, pixels")
+    parser.add_argument("--batch_size", type=cli.batch_size, default=64, help="pictures in a batch of the network")
+    parser.add_argument("--num_workers", type=cli.num_workers, default=count_cores(), help="processes")
     parser.add_argument("--output_dir", type=cli.path_name, default=Path("outputs/metric_check"),
                         help="folder to write")
     cli.add_common_flags(parser)

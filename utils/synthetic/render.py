@@ -21,9 +21,9 @@ CHUNK = 8
 def parse_args(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--gesture", required=True, choices=[*POSES, "random"], help="the pose to render")
-    parser.add_argument("--num_train", type=cli.nonnegative_int, default=400, help="images of the training split")
-    parser.add_argument("--num_test", type=cli.nonnegative_int, default=200, help="images of the test split")
-    parser.add_argument("--resolution", type=cli.positive_int, default=128, help="side of the images, pixels")
+    parser.add_argument("--num_train", type=cli.num_images, default=400, help="images of the training split")
+    parser.add_argument("--num_test", type=cli.num_images, default=200, help="images of the test split")
+    parser.add_argument("--resolution", type=cli.resolution, default=128, help="side of the images, pixels")
     parser.add_argument(
         "--malformed",
         type=cli.unit_interval,
@@ -31,7 +31,7 @@ def parse_args(argv=None):
         help="share of hands with a missing, extra, fused or wrongly bent finger, 0 to 1",
     )
     parser.add_argument("--data_dir", type=cli.path_name, default=Path("data"), help="folder of all data sets")
-    parser.add_argument("--num_workers", type=cli.positive_int, default=count_cores(), help="processes")
+    parser.add_argument("--num_workers", type=cli.num_workers, default=count_cores(), help="processes")
     parser.add_argument("--overwrite", action="store_true", help="render again, in place of what is there")
     cli.add_common_flags(parser, device=False)
     args = parser.parse_args(argv)

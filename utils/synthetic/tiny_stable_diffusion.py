@@ -42,14 +42,14 @@ def parse_args(argv=None):
         help="folder of the stages' results: 0.6 GB",
     )
     parser.add_argument("--stage", choices=[*STAGES, "all"], default="all", help="run only one stage")
-    parser.add_argument("--num_images", type=cli.positive_int, default=6500, help="hands to render")
+    parser.add_argument("--num_images", type=cli.int_between(1, 1_000_000), default=6500, help="hands to render")
     parser.add_argument("--malformed", type=cli.unit_interval, default=0.45, help="share of malformed hands, 0 to 1")
-    parser.add_argument("--vae_steps", type=cli.positive_int, default=2600, help="updates of the autoencoder")
-    parser.add_argument("--decoder_steps", type=cli.positive_int, default=3000, help="updates of the decoder alone")
-    parser.add_argument("--diffusion_steps", type=cli.positive_int, default=5000, help="updates of the U-Net")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="latents per update of the U-Net")
+    parser.add_argument("--vae_steps", type=cli.num_updates, default=2600, help="updates of the autoencoder")
+    parser.add_argument("--decoder_steps", type=cli.num_updates, default=3000, help="updates of the decoder alone")
+    parser.add_argument("--diffusion_steps", type=cli.num_updates, default=5000, help="updates of the U-Net")
+    parser.add_argument("--batch_size", type=cli.batch_size, default=32, help="latents per update of the U-Net")
     parser.add_argument("--learning_rate", type=cli.positive_float, default=5e-4, help="peak rate of the U-Net")
-    parser.add_argument("--num_threads", type=cli.positive_int, default=count_cores(), help="threads of torch")
+    parser.add_argument("--num_threads", type=cli.num_workers, default=count_cores(), help="threads of torch")
     parser.add_argument(
         "--mixed_precision",
         choices=("no", "bf16"),
