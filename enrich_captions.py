@@ -16,7 +16,10 @@ Writes <captioner>_enriched.txt beside, line for line; _enriched.jsonl, how each
 
 import argparse
 import collections
+import contextlib
 import functools
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from utils import cli
 from utils.gestures import GESTURES
 
 SPLITS = {"train": ["train"], "test": ["test"], "both": ["train", "test"]}
+MAX_LINE = 2**20  # bytes of a report's line, which has a few hundred
 DEFAULT_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
 
 
@@ -71,13 +75,8 @@ def parse_args(argv=None):
     for split in SPLITS[args.split]:
         cli.require_file(parser, args.data_dir / args.gesture / split / f"{args.captioner}_captions.txt", "--captioner",
                          "caption the images first, or choose another --captioner or --split")
-    if args.report and args.report.is_dir():
-        parser.error(f"--report {args.report}: is a folder; give a file name")
-    kinds = ("captions.txt", "captions.jsonl", "filenames.txt", "enriched.txt", "enriched.jsonl")
-    taken = {(args.data_dir / args.gesture / split / f"{args.captioner}_{kind}").resolve()
-             for split in SPLITS[args.split] for kind in kinds}
-    if args.report and args.report.resolve() in taken:
-        parser.error(f"--report {args.report}: holds the captions of this run; give another file")
+    if args.report:
+        check_report(parser, args)
     return args
 
 
@@ -105,6 +104,30 @@ def check_phrase(parser, phrase, gesture):
     for other in GESTURES.values():
         if other is not gesture and other.phrase in phrase.lower():
             parser.error(f"--phrase {phrase!r}: holds the phrase of --gesture {other.name}; give other words")
+
+
+def check_report(parser, args):
+    """A usage error for a --report that would take the place of anything but an earlier report."""
+    if args.report.is_dir():
+        parser.error(f"--report {args.report}: is a folder; give a file name")
+    folders = [(args.data_dir / args.gesture / split).resolve() for split in SPLITS["both"]]
+    is_list = re.fullmatch(r"[^_]+_(filenames|captions|enriched)(\.new)?\.(txt|jsonl)", args.report.name)
+    if is_list and args.report.resolve().parent in folders:
+        parser.error(f"--report {args.report}: is the name of a list or journal; give another file")
+    if args.report.exists() and not is_report(args.report):
+        parser.error(f"--report {args.report}: is there and no report of this script; give another file")
+
+
+def is_report(path):
+    """Whether a file is what write_report writes; an empty one is, too."""
+    if not path.is_file():  # a pipe would hang
+        return False
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(MAX_LINE)
+        return not line or {"split", "line", "outcome"} <= json.loads(line).keys()
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 def list_settings(args):
@@ -147,14 +170,13 @@ def enrich_file(file, enrich, target, name):
     from tqdm import tqdm
 
     lines = list(enumerate(file.captions, 1))
-    with file.appending() as append:
-        rows = enrich(lines, dict(file.rows), target)
-        progress = tqdm(rows, total=len(lines), initial=len(file.rows), desc=name, unit="caption")
-        counts = collections.Counter(row["outcome"] for row in file.rows.values())
-        for row in progress:
-            append(row)
-            counts[row["outcome"]] += 1
-            progress.set_postfix(counts, refresh=False)
+    rows = enrich(lines, dict(file.rows), target)
+    progress = tqdm(rows, total=len(lines), initial=len(file.rows), desc=name, unit="caption")
+    counts = collections.Counter(row["outcome"] for row in file.rows.values())
+    for row in progress:
+        file.append(row)
+        counts[row["outcome"]] += 1
+        progress.set_postfix(counts, refresh=False)
 
 
 def format_counts(rows):
@@ -175,21 +197,8 @@ def write_report(path, reported):
                 stream.write(cli.to_json({"split": split, **row}))
 
 
-def main(args):
-    # Check captions, phrase and tokenizer.
-    from utils.clip_tokens import load_token_counter
-    from utils.enriched_file import EnrichedFile
-    from utils.enrichment_rules import Target
-
-    count_tokens, max_tokens = load_token_counter(args.tokenizer)
-    target = Target(GESTURES[args.gesture], args.phrase, count_tokens, max_tokens)
-    if not target.fits(target.phrase):
-        raise cli.UserError(f"--phrase has {count_tokens(target.phrase)} tokens, more than the {max_tokens} that a "
-                            "text encoder takes; give a shorter one")
-    files = {split: EnrichedFile(args.data_dir / args.gesture / split, args.captioner, list_settings(args),
-                                 args.overwrite) for split in SPLITS[args.split]}
-
-    # Enrich the captions of each split.
+def enrich_splits(args, files, target):
+    """Enriches what is missing in {split: EnrichedFile}, and writes the lists."""
     backend = None
     for split, file in files.items():
         if file.is_finished:
@@ -201,7 +210,9 @@ def main(args):
             enrich_file(file, backend, target, split)
         file.write()
 
-    # Report.
+
+def report(args, files):
+    """Writes the reports of {split: EnrichedFile} and prints what came about."""
     rows = {split: [file.rows[line] for line in sorted(file.rows)] for split, file in files.items()}
     for split, file in files.items():
         write_report(file.default_report, [(split, row) for row in rows[split]])
@@ -212,6 +223,27 @@ def main(args):
     if no_answer:
         print(f"warning: {no_answer} captions got no answer from the server and were left to the rules; see the report",
               file=sys.stderr)
+
+
+def main(args):
+    # Check captions, phrase and tokenizer.
+    from utils.clip_tokens import load_token_counter
+    from utils.enriched_file import EnrichedFile, lock_enriched
+    from utils.enrichment_rules import Target
+
+    count_tokens, max_tokens = load_token_counter(args.tokenizer)
+    target = Target(GESTURES[args.gesture], args.phrase, count_tokens, max_tokens)
+    if not target.fits(target.phrase):
+        raise cli.UserError(f"--phrase has {count_tokens(target.phrase)} tokens, more than the {max_tokens} that a "
+                            "text encoder takes; give a shorter one")
+    folders = {split: args.data_dir / args.gesture / split for split in SPLITS[args.split]}
+    with contextlib.ExitStack() as stack:
+        for folder in folders.values():
+            stack.enter_context(lock_enriched(folder, args.captioner))
+        files = {split: EnrichedFile(folder, args.captioner, list_settings(args), args.overwrite)
+                 for split, folder in folders.items()}
+        enrich_splits(args, files, target)
+        report(args, files)
 
 
 if __name__ == "__main__":

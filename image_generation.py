@@ -10,6 +10,7 @@ neither the batch size nor an interruption changes it, nor the number of process
 --num_processes 8 image_generation.py ...` shares the list among 8 GPUs. Run the same command again to continue.
 """
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -154,9 +155,8 @@ def report(message):
         print(message, flush=True)
 
 
-def main(args):
-    # Check names, prompts and earlier images.
-    paths, prompts = read_jobs(args)
+def list_settings(args):
+    """What the images depend on, as far as the arguments tell."""
     names_file, prompts_file = map(cli.read_file, (args.image_filenames_file, args.prompts_file))
     settings = {
         "base": args.base,
@@ -174,26 +174,19 @@ def main(args):
         settings["resolution"] = args.resolution
     if args.mixed_precision != "auto":
         settings["mixed_precision"] = args.mixed_precision
-    processes.join(args.device)
-    processes.decide(lambda: check_settings(args, paths, settings))
-    has_fusion = (args.ckpt / "fusion.json").is_file()
-    if not has_fusion and not args.base:
-        raise cli.UserError(f"{args.ckpt}: no fusion.json there, so train.py did not write this folder; "
-                            "give one that it wrote, or add --base to draw with plain prompts")
+    return settings
 
-    # Load the model.
+
+def load_model(args):
+    """(StableDiffusion, fusion, feature, resolution): fusion and feature are None where plain prompts are drawn."""
     import torch
-    from tqdm import tqdm
 
     from utils import stable_diffusion
-    from utils.device import explain_out_of_memory, resolve_device
     from utils.fusion import load_fusion
     from utils.gesture_encoder import check_feature_info, load_feature
-    from utils.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
 
-    device = resolve_device(args.device)
-    settings["mixed_precision"], weight_dtype = train_settings.choose_precision(args.mixed_precision, device)
     fusion, feature, fusion_config, name = None, None, {}, str(args.ckpt)
+    has_fusion = (args.ckpt / "fusion.json").is_file()
     is_lora = has_fusion and (args.ckpt / stable_diffusion.LORA_FILE).is_file()
     if has_fusion:
         fusion, feature, fusion_config = load_fusion(args.ckpt)
@@ -213,12 +206,98 @@ def main(args):
         processes.decide(lambda: check_belonging(args, fusion_config, sd, name, is_lora))
     if is_lora and not args.base:
         stable_diffusion.load_lora(sd, args.ckpt)
-
-    # Check what depends on the model, and write down the settings.
     resolution = stable_diffusion.check_resolution(sd, args.resolution or fusion_config.get("resolution"))
     limit = sd.noise_scheduler.config.num_train_timesteps
     if args.num_inference_steps >= limit:
         raise cli.UserError(f"--num_inference_steps {args.num_inference_steps}: must be below {limit}")
+    return sd, fusion, feature, resolution
+
+
+def draw(args, sd, todo, paths, embeds, resolution, device, weight_dtype):
+    """Draws and saves the images with the numbers `todo`, a batch at a time.
+
+    embeds: a function (numbers) -> (prompt_embeds (B, L, d), negative_embeds (1, L, d)).
+    """
+    from tqdm import tqdm
+
+    from utils import stable_diffusion
+    from utils.device import explain_out_of_memory
+    from utils.images import save_image
+
+    sampler = stable_diffusion.build_sampler(sd, args.scheduler)
+    smaller = f"--batch_size {args.batch_size // 2}" if args.batch_size > 1 else "a smaller --resolution"
+    saving = []  # images are compressed and written while the next ones are drawn
+    with ThreadPoolExecutor() as pool, tqdm(total=len(todo), unit="image", disable=not todo) as progress:
+        for start in range(0, len(todo), args.batch_size):
+            batch = todo[start:start + args.batch_size]
+            if args.compile:  # a shorter batch would be translated anew; what is drawn beyond it is not saved
+                batch += [batch[-1]] * (min(args.batch_size, len(todo)) - len(batch))
+            generators = [stable_diffusion.image_generator(args.seed, i) for i in batch]
+            with explain_out_of_memory(f"{device}: too little memory for a batch of {args.batch_size}; try {smaller}"):
+                images = stable_diffusion.sample_images(
+                    sd, sampler, *embeds(batch), generators, resolution, resolution, args.num_inference_steps,
+                    args.guidance_scale, weight_dtype)
+            if not images.isfinite().all():
+                raise cli.UserError(f"{paths[batch[0]]}: not a number; try --mixed_precision bf16 or no")
+            for saved in saving:
+                saved.result()
+            drawn = dict(zip(batch, stable_diffusion.to_pil(images), strict=True))
+            saving = [pool.submit(save_image, image, paths[i]) for i, image in drawn.items()]
+            progress.update(len(drawn))
+        for saved in saving:
+            saved.result()
+
+
+def save_sheet(args, listed, paths):
+    """Saves the first of the `listed` images as one sheet, and says what else lies in the folder."""
+    from utils.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
+
+    thumbnails = [open_image(path) for path in listed[:GRID_IMAGES]]
+    for thumbnail in thumbnails:
+        thumbnail.thumbnail((GRID_PIXELS, GRID_PIXELS))
+    folder = args.img_save_path.resolve()
+    grid = folder.with_name(f"{folder.name}_grid.png")
+    save_image(contact_sheet(thumbnails, GRID_COLUMNS), grid)
+    others = {path for path in folder.glob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES}
+    if others := others - {path.resolve() for path in paths}:
+        print(f"{len(others)} other images lie in {args.img_save_path}; a metric script would count them too")
+    print(f"{len(listed)} images in {args.img_save_path}, the first {len(thumbnails)} together in {grid}")
+
+
+def claim(args, paths, settings, stack):
+    """Checks what an earlier run left; the folder is this run's until `stack` ends."""
+    from utils.file_lock import lock_outputs
+
+    stack.enter_context(lock_outputs(args.img_save_path))
+    for folder in {path.parent for path in paths} - {args.img_save_path}:
+        cli.remove_leftovers(folder)
+    check_settings(args, paths, settings)
+
+
+def main(args):
+    # Check names, prompts and earlier images.
+    paths, prompts = read_jobs(args)
+    settings = list_settings(args)
+    processes.join(args.device)
+    if not args.base and not (args.ckpt / "fusion.json").is_file():
+        raise cli.UserError(f"{args.ckpt}: no fusion.json there, so train.py did not write this folder; "
+                            "give one that it wrote, or add --base to draw with plain prompts")
+    with contextlib.ExitStack() as stack:
+        processes.decide(lambda: claim(args, paths, settings, stack))
+        generate(args, paths, prompts, settings)
+
+
+def generate(args, paths, prompts, settings):
+    """Everything once the folder is this run's."""
+    # Load the model.
+    from utils import stable_diffusion
+    from utils.device import resolve_device
+
+    device = resolve_device(args.device)
+    settings["mixed_precision"], weight_dtype = train_settings.choose_precision(args.mixed_precision, device)
+    sd, fusion, feature, resolution = load_model(args)
+
+    # Check what depends on the model, and write down the settings.
     settings |= model_settings(sd, fusion, feature, resolution)
     listed = paths[:args.num_images]
     run = {"device": str(device), "batch_size": args.batch_size, "num_images": len(listed),
@@ -241,43 +320,13 @@ def main(args):
     sd.vae.to(device)
     if args.compile:
         stable_diffusion.compile_unet(sd.unet, args.compile)
-    sampler = stable_diffusion.build_sampler(sd, args.scheduler)
-    smaller = f"--batch_size {args.batch_size // 2}" if args.batch_size > 1 else "a smaller --resolution"
-    saving = []  # images are compressed and written while the next ones are drawn
-    with ThreadPoolExecutor() as pool, tqdm(total=len(todo), unit="image", disable=not todo) as progress:
-        for start in range(0, len(todo), args.batch_size):
-            batch = todo[start:start + args.batch_size]
-            if args.compile:  # a shorter batch would be translated anew; what is drawn beyond it is not saved
-                batch += [batch[-1]] * (min(args.batch_size, len(todo)) - len(batch))
-            generators = [stable_diffusion.image_generator(args.seed, i) for i in batch]
-            with explain_out_of_memory(f"{device}: too little memory for a batch of {args.batch_size}; try {smaller}"):
-                images = stable_diffusion.sample_images(
-                    sd, sampler, prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds, generators,
-                    resolution, resolution, args.num_inference_steps, args.guidance_scale, weight_dtype)
-            if not images.isfinite().all():
-                raise cli.UserError(f"{listed[batch[0]]}: not a number; try --mixed_precision bf16 or no")
-            for saved in saving:
-                saved.result()
-            drawn = dict(zip(batch, stable_diffusion.to_pil(images), strict=True))
-            saving = [pool.submit(save_image, image, listed[i]) for i, image in drawn.items()]
-            progress.update(len(drawn))
-        for saved in saving:
-            saved.result()
+    draw(args, sd, todo, listed, lambda batch: (prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds),
+         resolution, device, weight_dtype)
 
     # Save the contact sheet.
     processes.leave()
-    if not processes.is_first():
-        return
-    thumbnails = [open_image(path) for path in listed[:GRID_IMAGES]]
-    for thumbnail in thumbnails:
-        thumbnail.thumbnail((GRID_PIXELS, GRID_PIXELS))
-    folder = args.img_save_path.resolve()
-    grid = folder.with_name(f"{folder.name}_grid.png")
-    save_image(contact_sheet(thumbnails, GRID_COLUMNS), grid)
-    others = {path for path in folder.glob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES}
-    if others := others - {path.resolve() for path in paths}:
-        print(f"{len(others)} other images lie in {args.img_save_path}; a metric script would count them too")
-    print(f"{len(listed)} images in {args.img_save_path}, the first {len(thumbnails)} together in {grid}")
+    if processes.is_first():
+        save_sheet(args, listed, paths)
 
 
 if __name__ == "__main__":

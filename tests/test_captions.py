@@ -4,10 +4,7 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -177,12 +174,39 @@ def test_empty_caption_gets_one_more_chance_with_a_seed_of_the_image_then_is_lef
 def test_an_interrupted_run_goes_on_with_the_same_batches_and_ends_the_same(data, batches):
     expected = run(data)
     undisturbed = lists(data)
+    journal = data / "call" / "train" / "Namer_captions.jsonl"
+    whole = journal.read_bytes()
+    for path in (data / "call" / "train").glob("Namer*"):
+        path.unlink()
     with pytest.raises(KeyboardInterrupt):
-        run(data, ColorNamer(dies_after=batches), overwrite=True)
+        run(data, ColorNamer(dies_after=batches))
     assert not list((data / "call" / "train").glob("*.txt"))
     resumed = run(data)
     assert resumed.batches == expected.batches[batches:]
-    assert lists(data) == undisturbed
+    assert lists(data) == undisturbed and journal.read_bytes() == whole
+
+
+@pytest.mark.parametrize("batches", [0, 2])
+def test_what_is_captioned_anew_takes_the_place_of_the_old_when_all_of_it_is_there(data, batches):
+    run(data)
+    folder = data / "call" / "train"
+    before = {path.name: path.read_bytes() for path in folder.glob("Namer*")}
+    with pytest.raises(KeyboardInterrupt):
+        run(data, ColorNamer(dies_after=batches), overwrite=True, seed=1)
+    assert before.items() <= {path.name: path.read_bytes() for path in folder.glob("Namer*")}.items()
+    assert run(data) is None  # the old captions are as good as they were
+    assert len(run(data, overwrite=True, seed=1).batches) == 4 - batches  # the new ones go on
+    assert {path.name for path in folder.glob("Namer*")} == before.keys()
+    assert json.loads((folder / "Namer_captions.jsonl").read_text().splitlines()[0])["settings"]["seed"] == 1
+    assert len(run(data, overwrite=True, seed=1).batches) == 4
+
+
+def test_a_retrained_model_does_not_go_on_with_what_another_one_began_anew(data):
+    with pytest.raises(KeyboardInterrupt):
+        run(data, ColorNamer(dies_after=2), overwrite=True)
+    retrained = ColorNamer()
+    retrained.settings = {"dtype": "bf16"}
+    assert len(run(data, retrained, overwrite=True).batches) == 4
 
 
 def test_wherever_the_journal_is_torn_the_lists_come_out_the_same(data):
@@ -198,23 +222,24 @@ def test_wherever_the_journal_is_torn_the_lists_come_out_the_same(data):
         assert lists(data) == undisturbed and journal.read_bytes() == whole
 
 
-@pytest.mark.parametrize("calls", [0, 1])
-def test_a_run_that_dies_between_the_two_lists_leaves_no_mismatched_pair(data, monkeypatch, calls):
+@pytest.mark.parametrize(("renames", "left"), [(0, 2), (2, 1), (3, 1)])
+def test_a_run_that_dies_between_the_two_lists_leaves_no_mismatched_pair(data, monkeypatch, renames, left):
     run(data)
     write_image(data / "call" / "train" / "images", "0_black.png", "black")  # comes first: all lines move
-    atomic_path, count = caption_folder.cli.atomic_path, []
+    before, replace, count = lists(data), os.replace, []
 
-    def dying(path):
-        count.append(path)
-        if len(count) > calls:
+    def dying(source, target):
+        count.append(target)
+        if len(count) > renames:
             raise KeyboardInterrupt
-        return atomic_path(path)
+        replace(source, target)
 
-    monkeypatch.setattr(caption_folder.cli, "atomic_path", dying)
+    monkeypatch.setattr(os, "replace", dying)
     with pytest.raises(KeyboardInterrupt):
         run(data)
     monkeypatch.undo()
-    assert len(list((data / "call" / "train").glob("*.txt"))) == 1
+    texts = list((data / "call" / "train").glob("*.txt"))
+    assert len(texts) == left and (left < 2 or lists(data) == before)
     assert run(data) is None  # nothing is left for the model
     names, texts = (part.decode().splitlines() for part in lists(data))
     assert names[0] == "0_black.png" and texts[0].startswith("a black wall") and len(names) == len(texts) == 8
@@ -302,37 +327,42 @@ def test_a_damaged_journal_is_named_with_its_line(data):
             run(data)
 
 
-def test_a_second_run_on_the_same_folder_is_refused_until_the_first_has_died(data):
-    with pytest.raises(KeyboardInterrupt):
-        run(data, ColorNamer(dies_after=1))
-    program = ("import sys\nfrom utils.caption_folder import CaptionFolder\n"
-               "with CaptionFolder(sys.argv[1], 'Namer').appending({}) as append:\n"
-               "    print('locked', flush=True)\n    sys.stdin.read()\n")
+def test_a_second_run_on_the_same_captions_is_refused_and_another_captioner_is_not(data):
+    other = captions.Captioner("Other", "nobody/namer", "namer", "Namer", {})
+
+    class Meanwhile(ColorNamer):
+        def caption(self, images):
+            if not self.batches:
+                for overwrite in (False, True):
+                    with pytest.raises(UserError, match="train/Namer_captions.jsonl: another run is writing to it"):
+                        run(data, overwrite=overwrite)
+                captions.caption_splits(Namespace(gesture="call", split="train", data_dir=data, model="namer", seed=0,
+                                                  batch_size=2, dtype="auto", overwrite=False), other,
+                                        lambda *_: ColorNamer())
+            return super().caption(images)
+
+    assert len(run(data, Meanwhile()).batches) == 4
     folder = data / "call" / "train"
-    with subprocess.Popen([sys.executable, "-c", program, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          cwd=Path(__file__).parent.parent) as first:
-        assert first.stdout.readline() == b"locked\n"
-        with pytest.raises(UserError, match="another run is writing to it"):
-            run(data)
-        first.kill()
-        first.wait()
-    assert run(data).batches and len(lists(data)[0].splitlines()) == 7
+    assert (folder / "Other_captions.txt").exists() and not list(folder.glob(".*"))
 
 
 def test_a_full_disk_keeps_the_captions_so_far(data):
     folder = CaptionFolder(data / "call" / "train", "Namer")
-    with pytest.raises(OSError) as raised, folder.appending({"captioner": "Namer"}) as append:
-        append([{"name": "0_red.png", "stamp": caption_folder.file_stamp(folder.paths[0]), "caption": "a red wall"}])
-        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (folder.journal.stat().st_size + 20, limit[1]))
-            append([{"name": "1_green.png", "stamp": None, "caption": "a green wall"}])
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-            signal.signal(signal.SIGXFSZ, handler)
-    assert str(raised.value.filename) == str(folder.journal)
-    assert [len(json.loads(line)) for line in folder.journal.read_text().splitlines()] == [1, 1]
+    settings = {"captioner": "Namer"}
+    folder.append(settings, [
+        {"name": "0_red.png", "stamp": caption_folder.file_stamp(folder.paths[0]), "caption": "a red wall"}])
+    journal = folder.journal.path
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (journal.stat().st_size + 20, limit[1]))
+        with pytest.raises(OSError) as raised:
+            folder.append(settings, [{"name": "1_green.png", "stamp": None, "caption": "a green wall"}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert str(raised.value.filename) == str(journal)
+    assert [len(json.loads(line)) for line in journal.read_text().splitlines()] == [1, 1]
     assert CaptionFolder(folder.folder, "Namer").records.keys() == {"0_red.png"}
 
 

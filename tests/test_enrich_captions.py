@@ -1,6 +1,5 @@
 """enrich_captions.py as a user runs it: its files, its counts, killed and started again, and a mistake in one line."""
 
-import fcntl
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ import enrich_captions
 from tests.chat_models import build_babbling_model
 from tests.chat_server import ChatServer, answer, stall, status
 from utils.cli import UserError
-from utils.enriched_file import EnrichedFile
+from utils.enriched_file import EnrichedFile, lock_enriched
 
 ROOT = Path(__file__).resolve().parent.parent
 PHRASE = "making phone call hand gesture"
@@ -67,12 +66,38 @@ def well_behaved(caption, number):
     return answer(f"{caption.removesuffix(' giving the peace sign').removesuffix(' ' + PHRASE)} {PHRASE}")
 
 
-@pytest.mark.parametrize("kind", ["captions.txt", "captions.jsonl", "filenames.txt", "enriched.txt", "enriched.jsonl"])
-def test_a_report_does_not_overwrite_the_files_of_the_run(kind, data, capsys):
-    with pytest.raises(SystemExit):
-        enrich_captions.parse_args(["--gesture", "call", "--data_dir", str(data), "--split", "train", "--backend",
-                                    "rules", "--report", str(data / "call" / "train" / f"BLIP2_{kind}")])
-    assert "give another file" in capsys.readouterr().err
+def run_rules(data, *flags):
+    """The script in this process, by rules, on the training captions of `data`."""
+    enrich_captions.main(enrich_captions.parse_args([
+        "--gesture", "call", "--data_dir", str(data), "--split", "train", "--backend", "rules", *map(str, flags)]))
+
+
+LISTS = [*(f"train/BLIP2_{kind}" for kind in ("captions.txt", "captions.jsonl", "filenames.txt", "enriched.txt",
+                                              "enriched.jsonl", "enriched.new.jsonl")),
+         "test/BLIP2_captions.txt", "train/VitGpt2_enriched.txt", "train/../train/PaliGemma_captions.jsonl"]
+
+
+@pytest.mark.parametrize(("name", "exists"), [*((name, exists) for name in LISTS for exists in (True, False)),
+                                              ("train/annotations.json", True), ("train/images/a.jpg", True)])
+def test_a_report_takes_the_place_of_an_earlier_report_only(name, exists, data, capsys):
+    path = data / "call" / name
+    if exists:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"settings": {}}\n')
+    before = contents(data)
+    with pytest.raises(SystemExit) as exit:
+        run_rules(data, "--report", path)
+    assert exit.value.code == 2 and "give another file" in capsys.readouterr().err
+    assert contents(data) == before
+
+
+def test_an_earlier_report_is_replaced(data, tmp_path):
+    for _ in range(2):
+        run_rules(data, "--report", tmp_path / "report.jsonl")
+    assert len(rows_of(tmp_path / "report.jsonl")) == 4
+    (tmp_path / "report.jsonl").write_text("")
+    run_rules(data, "--report", tmp_path / "report.jsonl")
+    assert len(rows_of(tmp_path / "report.jsonl")) == 4
 
 
 # Rules
@@ -272,11 +297,31 @@ def test_the_default_model_out_of_reach_is_said_in_one_line(enrich, data):
 SETTINGS = {"gesture": "call", "phrase": PHRASE, "backend": "rules"}
 
 
-def test_a_second_run_on_the_same_captions_is_refused(enrich, data):
-    with open(data / "call/train/BLIP2_enriched.jsonl", "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        result = enrich("--backend", "rules")
-    assert result.returncode == 1 and "another run" in result.stderr
+def test_a_second_run_on_the_same_captions_is_refused(data):
+    with lock_enriched(data / "call/train", "BLIP2"), pytest.raises(UserError, match="another run is writing to it"):
+        run_rules(data)
+    run_rules(data)
+
+
+@pytest.mark.parametrize("phrase", ["calling by hand", "waving"])
+def test_what_is_enriched_anew_takes_the_place_of_the_old_when_it_is_complete_and_checked(data, monkeypatch, phrase):
+    run_rules(data)
+    before = contents(data)
+
+    def check(captions, enriched, phrase, path):
+        raise UserError("a line lacks the phrase")
+
+    monkeypatch.setattr("utils.enriched_file.check_coverage", check)
+    with pytest.raises(UserError, match="a line lacks"):
+        run_rules(data, "--phrase", "calling by hand", "--overwrite")
+    assert before.items() <= contents(data).items()
+    monkeypatch.undo()
+    run_rules(data)
+    assert before.items() <= contents(data).items()
+    run_rules(data, "--phrase", phrase, "--overwrite")
+    assert contents(data).keys() == before.keys()
+    assert lines_of(data / "call/train/BLIP2_enriched.txt")[0] == f"a man in a hat {phrase}"
+    run_rules(data, "--phrase", phrase)
 
 
 @pytest.mark.parametrize(("name", "text", "words"), [
@@ -298,9 +343,9 @@ def test_files_that_do_not_fit_are_named_and_left_alone(data, name, text, words)
 def test_rows_that_do_not_belong_to_the_captions_are_made_again(data):
     file = EnrichedFile(data / "call/train", "BLIP2", SETTINGS)
     row = {"line": 1, "outcome": "rules", "caption": CAPTIONS[0], "enriched": BY_RULES[0]}
-    with file.appending() as append:
-        for bad in ({**row, "line": 9}, {**row, "caption": "x"}, {**row, "enriched": "x"}, {**row, "line": 2}, row):
-            append(bad)
+    for bad in ({**row, "line": 9}, {**row, "caption": "x"}, {**row, "enriched": "x"}, {**row, "line": 2}, row):
+        file.append(bad)
+    assert file.rows == {1: row}
     assert EnrichedFile(data / "call/train", "BLIP2", SETTINGS).rows == {1: row}
 
 
@@ -314,7 +359,7 @@ def test_a_finished_list_without_the_phrase_is_an_error(enrich, data):
 
 def test_no_list_appears_unless_every_line_carries_the_phrase(data):
     file = EnrichedFile(data / "call/train", "BLIP2", SETTINGS)
-    file.rows = {i: {"enriched": text} for i, text in enumerate([*BY_RULES[:3], "a woman"], 1)}
+    file.rows |= {i: {"enriched": text} for i, text in enumerate([*BY_RULES[:3], "a woman"], 1)}
     with pytest.raises(UserError, match="line 4"):
         file.write()
     assert not file.path.exists()

@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.miniature_hagrid import write_hagrid
 from utils import hagrid
+from utils.file_lock import lock_outputs
 from utils.images import list_images, open_image
 
 SPLITS = ("train", "test")
@@ -262,7 +263,15 @@ def test_a_failure_leaves_nothing_half_done(download, tmp_path, monkeypatch):
     monkeypatch.setattr(hagrid.cli, "write_json", fail)
     with pytest.raises(OSError):
         select(download, tmp_path)
-    assert not list((tmp_path / "call").iterdir())
+    assert not (tmp_path / "call").exists()
+
+
+def test_a_second_run_on_the_same_gesture_is_refused_and_changes_nothing(download, tmp_path, capfd):
+    select(download, tmp_path)
+    before = list_files(tmp_path)
+    with lock_outputs(tmp_path / "call"):
+        assert "call: another run is writing to it" in error_line(capfd, download, tmp_path, "--seed", 3, "--overwrite")
+    assert list_files(tmp_path) == before
 
 
 def test_all_gestures_of_the_download_are_done_and_failures_do_not_stop_the_others(tmp_path, run_script):

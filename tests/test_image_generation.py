@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 from tests.tiny_models import build_tiny_pipeline
 from utils import cli
 from utils.digests import digest_weights
+from utils.file_lock import lock_outputs
 from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
 from utils.gesture_encoder import save_feature
 from utils.stable_diffusion import (
@@ -274,6 +275,27 @@ def test_a_feature_of_another_kind_or_gesture_is_refused(job, model, tmp_path, k
     assert "feature.npy: its " in refusal(job(ckpt=folder, feature_npy_path=tmp_path / "feature.npy"))
     (tmp_path / "feature.json").unlink()
     generate(job(ckpt=folder, feature_npy_path=tmp_path / "feature.npy", num_images=1))
+
+
+def test_a_second_run_into_the_folder_is_refused_and_changes_nothing(job, tmp_path):
+    generate(job(num_images=1))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()}
+    with lock_outputs(tmp_path / "images"):
+        for flags in ({}, {"mu": 0.6, "overwrite": True}):
+            assert "images: another run is writing to it; wait for its end" in refusal(job(**flags))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()} == before
+
+
+def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else(job, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(f"call/{name}" for name in NAMES), encoding="utf-8")
+    folder = tmp_path / "images"
+    (folder / "call").mkdir(parents=True)
+    half = [cli.beside(folder / "generation.json"), cli.beside(folder / "call" / "a.png")]
+    others = [folder / ".tmp-mine.png", folder / "call" / ".hidden"]
+    for path in (*half, *others):
+        path.touch()
+    generate(job(num_images=1))
+    assert not any(path.exists() for path in half) and all(path.exists() for path in others)
 
 
 def test_images_of_unknown_origin_are_not_taken_for_ours(job, tmp_path):

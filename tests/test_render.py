@@ -6,8 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from utils.cli import UserError, beside
+from utils.file_lock import lock_outputs
 from utils.gestures import GESTURES
 from utils.images import read_aligned
+from utils.synthetic import render as render_script
 from utils.synthetic.hand import MALFORMATIONS, POSES, pose_hand
 from utils.synthetic.raymarch import HandShape, View, smooth_minimum, trace
 from utils.synthetic.scene import render_scene
@@ -64,6 +67,25 @@ def test_a_split_made_with_other_settings_is_not_replaced(rendered, run_script):
     other = render(run_script, rendered, "--malformed", "0.1")
     assert other.returncode == 1 and "--overwrite" in other.stderr and other.stderr.count("\n") == 1
     assert {path: path.read_bytes() for path in rendered.rglob("*.*")} == before
+
+
+def test_a_second_run_on_the_same_gesture_is_refused_and_changes_nothing(rendered):
+    before = {path: path.read_bytes() for path in rendered.rglob("*.*")}
+    args = ["--gesture", "call", "--num_train", "1", "--num_test", "1", "--overwrite", "--data_dir", str(rendered)]
+    with lock_outputs(rendered / "call"), pytest.raises(UserError, match="call: another run is writing to it"):
+        render_script.main(render_script.parse_args(args))
+    assert {path: path.read_bytes() for path in rendered.rglob("*.*")} == before
+
+
+def test_what_a_killed_run_left_half_rendered_is_removed(rendered):
+    before = list_files(rendered)
+    half = beside(rendered / "call" / "train")
+    (half / "images").mkdir(parents=True)
+    (half / "images" / "a.jpg").touch()
+    args = ["--gesture", "call", "--num_train", "9", "--num_test", "3", "--resolution", "48", "--malformed", "0.5",
+            "--data_dir", str(rendered)]
+    render_script.main(render_script.parse_args(args))
+    assert list_files(rendered) == before
 
 
 def test_every_gesture_of_hagrid_v1_has_a_pose():

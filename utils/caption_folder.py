@@ -1,18 +1,17 @@
 """The files of one captioner in data/<gesture>/<split>: a journal written batch by batch, and two lists at the end.
 
-<captioner>_captions.jsonl begins with the settings; every further line is a batch of records, one per image, with
-its caption or the problem it had. <captioner>_filenames.txt and <captioner>_captions.txt are written from it when
-all images are done, so that they are never seen half finished, and do not tell how often the run was interrupted.
+Every row of the journal <captioner>_captions.jsonl is a batch of records, one per image, with its caption or the
+problem it had. <captioner>_filenames.txt and <captioner>_captions.txt are written from it when all images are done,
+so that they are never seen half finished, and do not tell how often the run was interrupted.
 """
 
 import contextlib
-import json
-import os
 from pathlib import Path
 
 from utils import cli
-from utils.file_lock import lock_file
-from utils.images import list_images, open_image
+from utils.file_lock import lock_outputs
+from utils.images import list_images, open_image, write_lines
+from utils.journal import Journal
 
 NO_CAPTION = "no caption in two attempts"
 
@@ -41,12 +40,21 @@ def can_be_read(path):
     return False
 
 
+def parse_batch(row):
+    """The records of a row of the journal by the names of their images."""
+    return {record["name"]: record for record in row["batch"]}
+
+
+def lock_captions(folder, captioner):
+    """Context that keeps other runs from the captions of `folder`. UserError while one writes them."""
+    return lock_outputs(folder, *(f"{captioner}_{end}" for end in ("captions.jsonl", "captions.txt", "filenames.txt")))
+
+
 class CaptionFolder:
     """`paths` are its images in the order of the lists, `records` what is known of them by name."""
 
     def __init__(self, folder, captioner, overwrite=False):
-        self.folder, self.overwrite = Path(folder), overwrite
-        self.journal = self.folder / f"{captioner}_captions.jsonl"
+        self.folder = Path(folder)
         self.names_list = self.folder / f"{captioner}_filenames.txt"
         self.captions_list = self.folder / f"{captioner}_captions.txt"
         self.enriched_list = self.folder / f"{captioner}_enriched.txt"
@@ -55,38 +63,16 @@ class CaptionFolder:
         for path in paths:
             if not is_listable(path.name):
                 cli.warn(f"left out: {path}: such a name cannot stand in a list; rename the file")
-        self.settings, self.records = (None, {}) if overwrite else self.read()[:2]
-
-    def read(self):
-        """(settings or None, newest record of each name, bytes in whole lines) of the journal."""
-        try:
-            data = cli.read_file(self.journal)
-        except FileNotFoundError:
-            return None, {}, 0
-        size = data.rfind(b"\n") + 1  # what follows was cut off while it was written
-        settings, records = None, {}
-        for number, line in enumerate(data[:size].split(b"\n")[:-1], 1):
-            try:
-                if number == 1:
-                    settings = dict(json.loads(line)["settings"])
-                else:
-                    records |= {record["name"]: record for record in json.loads(line)["batch"]}
-            except (ValueError, LookupError, TypeError) as error:
-                raise cli.UserError(f"{self.journal}, line {number}: not what a captioner writes; "
-                                    "restore the file, or start anew with --overwrite") from error
-        return settings, records, size
+        self.journal = Journal(self.captions_list.with_suffix(".jsonl"), "a captioner", parse_batch, anew=overwrite)
+        self.records = self.journal.records
 
     def check(self, settings):
         """UserError when there are captions that were made with other settings, or nobody knows how."""
         lists = [path.name for path in (self.names_list, self.captions_list) if path.exists()]
-        if self.settings is not None:
-            known = {key: value for key, value in self.settings.items() if key in settings}
-            if differing := cli.differing_settings(known, settings):
-                raise cli.UserError(f"{self.journal} was written with other settings ({'; '.join(differing)}); "
-                                    "give those again, or start anew with --overwrite")
-        elif lists and not self.overwrite:
-            raise cli.UserError(f"{self.folder} holds {' and '.join(lists)} but no {self.journal.name} that says "
+        if self.journal.settings is None and lists and not self.journal.anew:
+            raise cli.UserError(f"{self.folder} holds {' and '.join(lists)} but no {self.journal.path.name} that says "
                                 "how they were made; move them away, or add --overwrite")
+        self.journal.check(settings)
 
     def is_done(self, path):
         """Whether there is a record of this very file; an image that could not be read is looked at again."""
@@ -99,26 +85,10 @@ class CaptionFolder:
         """The paths that are still to be captioned."""
         return [path for path in self.paths if not self.is_done(path)]
 
-    @contextlib.contextmanager
-    def appending(self, settings):
-        """Context that yields a function(records) to add a batch; UserError while another run is in it."""
-        with cli.naming_errors(self.journal), open(self.journal, "ab") as file:
-            lock_file(file)
-            if self.overwrite:
-                file.truncate(0)
-                self.names_list.unlink(missing_ok=True)
-                self.captions_list.unlink(missing_ok=True)
-            begun, _, size = self.read()
-            file.truncate(size)
-            if begun is None:
-                cli.append_row(self.journal, {"settings": settings})
-
-            def append(records):
-                cli.append_row(self.journal, {"batch": records})
-                os.fsync(file.fileno())
-                self.records |= {record["name"]: record for record in records}
-
-            yield append
+    def append(self, settings, records):
+        """Adds the records of a batch, which are on the disk afterwards."""
+        self.journal.append(settings, {"batch": records})
+        self.journal.sync()
 
     def listed(self):
         """[(name, caption)] of the images that have one, in order."""
@@ -127,6 +97,8 @@ class CaptionFolder:
 
     def has_lists(self):
         """Whether both lists are there, with the names they should have; captions may have been edited since."""
+        if self.journal.anew:
+            return False
         names = "".join(f"{name}\n" for name, _ in self.listed())
         with contextlib.suppress(FileNotFoundError):
             return self.captions_list.exists() and cli.read_file(self.names_list) == names.encode()
@@ -140,10 +112,11 @@ class CaptionFolder:
         pairs = self.listed()
         if not pairs:
             raise cli.UserError(f"{self.folder / 'images'}: none of its images has a caption; see the warnings")
-        self.captions_list.unlink(missing_ok=True)
-        for path, lines in zip((self.names_list, self.captions_list), zip(*pairs, strict=True), strict=True):
-            with cli.atomic_path(path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+        with cli.atomic_path(self.captions_list) as captions, cli.atomic_path(self.names_list) as names:
+            for temporary, lines in zip((names, captions), zip(*pairs, strict=True), strict=True):
+                write_lines(temporary, lines)
+            self.captions_list.unlink(missing_ok=True)
+        self.journal.finish()
         if self.enriched_list.exists():
             cli.warn(f"{self.enriched_list} was made from earlier captions; run enrich_captions.py again")
 

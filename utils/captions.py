@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils import cli
-from utils.caption_folder import NO_CAPTION, CaptionFolder, file_stamp
+from utils.caption_folder import NO_CAPTION, CaptionFolder, file_stamp, lock_captions
 from utils.images import open_image
 from utils.prefetch import map_ahead
 
@@ -96,9 +96,9 @@ def caption_folder(folder, paths, model, settings, batch_size, seed):
     """Caption `paths` of a CaptionFolder, batch by batch into its journal."""
     num_images = len(folder.paths)
     progress = tqdm(total=num_images, initial=num_images - len(paths), desc=str(folder.folder), unit="image")
-    with folder.appending(settings) as append, progress:
+    with progress:
         for records in caption_batches(paths, model, batch_size, seed):
-            append(records)
+            folder.append(settings, records)
             for record in records:
                 if problem := record.get("problem"):
                     cli.warn(f"left out: {record['name']}: {problem}")
@@ -118,30 +118,35 @@ def load_model(args, captioner):
 
 def caption_splits(args, captioner, load=load_model):
     """A whole run: every image of the splits that has no caption yet gets one, then the lists are written."""
-    # Check what is there.
-    settings = {"captioner": captioner.name, "model": args.model, "prompt": captioner.prompt,
-                "decoding": captioner.decoding, "seed": args.seed}
-    if args.dtype != "auto":
-        settings["dtype"] = args.dtype
-    folders = [CaptionFolder(args.data_dir / args.gesture / split, captioner.name, args.overwrite)
-               for split in SPLITS[args.split]]
-    for folder in folders:
-        folder.check(settings)
-    todo = [folder.unfinished() for folder in folders]
+    splits = [args.data_dir / args.gesture / split for split in SPLITS[args.split]]
+    with contextlib.ExitStack() as stack:
+        for folder in splits:
+            stack.enter_context(lock_captions(folder, captioner.name))
 
-    # Load the model, if there is anything to do; it has settings of its own.
-    if any(todo):
-        model = load(args, captioner)
-        settings |= model.settings
+        # Check what is there.
+        settings = {"captioner": captioner.name, "model": args.model, "prompt": captioner.prompt,
+                    "decoding": captioner.decoding, "seed": args.seed}
+        if args.dtype != "auto":
+            settings["dtype"] = args.dtype
+        folders = [CaptionFolder(folder, captioner.name, args.overwrite) for folder in splits]
         for folder in folders:
             folder.check(settings)
+        todo = [folder.unfinished() for folder in folders]
 
-    # Caption, and write the lists.
-    for folder, paths in zip(folders, todo, strict=True):
-        if paths:
-            caption_folder(folder, paths, model, settings, args.batch_size, args.seed)
-        if paths or not folder.has_lists():
-            folder.write_lists()
-        else:
-            print(f"{folder.folder} is finished; --overwrite would caption it anew")
-        print(folder.summary())
+        # Load the model, if there is anything to do; it has settings of its own.
+        if any(todo):
+            model = load(args, captioner)
+            settings |= model.settings
+            for folder in folders:
+                folder.check(settings)
+            todo = [folder.unfinished() for folder in folders]
+
+        # Caption, and write the lists.
+        for folder, paths in zip(folders, todo, strict=True):
+            if paths:
+                caption_folder(folder, paths, model, settings, args.batch_size, args.seed)
+            if paths or not folder.has_lists():
+                folder.write_lists()
+            else:
+                print(f"{folder.folder} is finished; --overwrite would caption it anew")
+            print(folder.summary())

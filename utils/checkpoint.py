@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from utils.cli import UserError, atomic_path, read_json, to_json, write_json
@@ -149,15 +148,9 @@ def check_state(state, step):
 
 
 def write_tensors(path, tensors):
-    """Writes {key: tensor} as safetensors; a full disk is an OSError as everywhere else."""
-    try:
-        # First to the CPU: a contiguous copy of channels_last weights would stand beside them on the GPU
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+    """Writes {key: tensor} as safetensors."""
+    # First to the CPU: a contiguous copy of channels_last weights would stand beside them on the GPU
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
 
 
 def take_fingerprint(path):

@@ -16,6 +16,7 @@ import shutil
 import stat
 import sys
 import uuid
+import zlib
 from pathlib import Path
 
 from utils import signals
@@ -292,19 +293,47 @@ def output_has_no_reader():
 
 @contextlib.contextmanager
 def naming_errors(path, temporary=None):
-    """An OSError inside that names no file (a full disk does not), or `temporary`, names `path` instead."""
+    """A full disk, which names no file, becomes an OSError that names `path`; a file at or in `temporary` is called
+    what it would become.
+
+    Libraries written in Rust (safetensors, tokenizers) tell of a full disk by exceptions of their own.
+    """
     try:
         yield
     except OSError as error:
-        nameless = error.filename is None and error.errno in NO_SPACE
-        if nameless or (temporary is not None and str(error.filename) == str(temporary)):
-            error.filename, error.filename2 = str(path), None
+        if error.filename is None and error.errno in NO_SPACE:
+            error.filename = str(path)
+        elif temporary is not None and Path(str(error.filename)).is_relative_to(temporary):
+            error.filename = str(Path(path, Path(error.filename).relative_to(temporary)))
+            error.filename2 = None
         raise
+    except Exception as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None or int(code[1]) not in NO_SPACE:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+def name_tag(name):
+    """What tells in the name of a temporary file which file it is to become."""
+    return f"{zlib.crc32(os.fsencode(name)):08x}"
 
 
 def beside(path):
     """A new hidden name in the folder of `path`, with its suffix."""
-    return path.with_name(f".tmp-{uuid.uuid4().hex[:12]}{path.suffix}")
+    return path.with_name(f".tmp-{name_tag(path.name)}-{uuid.uuid4().hex[:12]}{path.suffix}")
+
+
+def remove_leftovers(folder, names=()):
+    """Removes what `atomic_path` of a killed run left in `folder`; of `names` only, if there are any.
+
+    For who knows that nobody else is writing them, see utils/file_lock.py.
+    """
+    tags = {name_tag(name) for name in names}
+    for path in Path(folder).glob(".tmp-*"):
+        match = re.fullmatch(r"\.tmp-([0-9a-f]{8})-[0-9a-f]{12}(\..*)?", path.name)
+        if match and (not names or match[1] in tags):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import re
 import sys
 import time
 import uuid
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,8 +157,11 @@ class FolderCache:
         """Whether {(name, key): Block} could be written to `file`; if not, nothing more is kept."""
         arrays = pack(blocks)
         try:
-            with atomic_path(file) as temporary:
-                np.savez(temporary, **arrays)
+            # As np.savez does, which leaves the archive open when the disk is full: it complains when it is collected
+            with atomic_path(file) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
             return True
         except OSError as error:
             self.say(f"warning: {file} cannot be written ({error.strerror or error}); going on without it")

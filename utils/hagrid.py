@@ -248,25 +248,28 @@ def select_gesture(args, gesture):
     persons = {stem: records[stem]["user_id"] if records else stem for stem in names}
     beside = target / ".selection.partial"
     try:
-        taken, unreadable = fill_sets(args, gesture, source, names, persons, beside)
-        for split, chosen in taken.items():
-            stems = sorted(Path(name).stem for name in chosen)
-            summary = {"settings": settings, "num_images": len(stems), "num_unreadable": len(unreadable)}
-            if records:
-                summary["num_persons"] = len({persons[stem] for stem in stems})
-                annotations = {stem: gesturing_first(records[stem], gesture) for stem in stems}
-                cli.write_json(beside / split / "annotations.json", annotations)
-            cli.write_json(beside / split / "selection.json", summary)
-        for split, folder in folders.items():
-            shutil.rmtree(folder, ignore_errors=True)
-            if split in taken:
-                (beside / split).replace(folder)
-                print(f"{folder}: {len(taken[split])} images")
+        with cli.naming_errors(target, beside):
+            taken, unreadable = fill_sets(args, gesture, source, names, persons, beside)
+            for split, chosen in taken.items():
+                stems = sorted(Path(name).stem for name in chosen)
+                summary = {"settings": settings, "num_images": len(stems), "num_unreadable": len(unreadable)}
+                if records:
+                    summary["num_persons"] = len({persons[stem] for stem in stems})
+                    annotations = {stem: gesturing_first(records[stem], gesture) for stem in stems}
+                    cli.write_json(beside / split / "annotations.json", annotations)
+                cli.write_json(beside / split / "selection.json", summary)
+            for split, folder in folders.items():
+                shutil.rmtree(folder, ignore_errors=True)
+                if split in taken:
+                    (beside / split).replace(folder)
+                    print(f"{folder}: {len(taken[split])} images")
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
 def main(args):
+    from utils.file_lock import lock_outputs
+
     gestures = [args.gesture] if args.gesture else [name for name in GESTURES if find_folder(args.hagrid_dir, name)]
     if not gestures:
         raise cli.UserError(f"{args.hagrid_dir}: no folder of a gesture in it (looked for {', '.join(GESTURES)})")
@@ -275,7 +278,8 @@ def main(args):
     failed = []
     for gesture in gestures:
         try:
-            select_gesture(args, gesture)
+            with lock_outputs(args.data_dir / gesture):
+                select_gesture(args, gesture)
         except cli.UserError as error:
             if not args.all_gestures:
                 raise

@@ -188,6 +188,12 @@ def read_lines(path):
     return lines
 
 
+def write_lines(path, lines):
+    """Writes what `read_lines` reads, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+
+
 def read_aligned(filenames_path, captions_path):
     """(names, captions), line by line. UserError naming both files if their lengths differ."""
     names, captions = read_lines(filenames_path), read_lines(captions_path)

@@ -1,6 +1,5 @@
 """The folder of one training run: settings, log, and what else train.py writes there."""
 
-import contextlib
 import datetime
 import json
 import shutil
@@ -9,8 +8,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils import processes
-from utils.cli import UserError, atomic_path, differing_settings, naming_errors, read_json, write_settings
-from utils.file_lock import lock_file
+from utils.cli import (
+    UserError,
+    atomic_path,
+    differing_settings,
+    naming_errors,
+    read_json,
+    remove_leftovers,
+    write_settings,
+)
+from utils.file_lock import lock_outputs
 from utils.train_settings import LOADED_SETTINGS, bound_settings
 
 
@@ -27,7 +34,6 @@ class RunFolder:
         self.loss_curves = self.folder / "losses.png"
         self.model = self.folder / "model"
         self.log_file = self.folder / "train.log"
-        self.lock_file = self.folder / ".lock"  # there while the run goes on
         self.waiting = []  # lines of the log from before the run has begun, while an earlier one may still be there
         self.has_begun = False
 
@@ -57,18 +63,9 @@ class RunFolder:
             raise UserError(f"{self.folder} holds a run with other settings ({'; '.join(differing)}); "
                             "choose another --output_dir, or add --overwrite to start anew")
 
-    @contextlib.contextmanager
     def lock(self):
         """Context that keeps other runs out. UserError while one is in the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with naming_errors(self.lock_file), open(self.lock_file, "a") as file:
-            lock_file(file, self.folder)
-            try:
-                yield
-            finally:
-                self.lock_file.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # gone if nothing came into it
-                    self.folder.rmdir()
+        return lock_outputs(self.folder)
 
     def begin(self, settings, overwrite=False):
         """Writes the settings; with `overwrite`, what an earlier run has written goes first."""
@@ -76,8 +73,7 @@ class RunFolder:
             for path in (self.config, self.checkpoints, self.model, self.samples, self.losses,
                          self.loss_curves, self.feature, self.feature.with_suffix(".json"), self.log_file):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for leftover in self.folder.glob(".*tmp-*"):  # of a run that was killed while it wrote
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        remove_leftovers(self.samples)
         write_settings(self.config, settings)
         self.has_begun = True
         self.write_log()

@@ -20,13 +20,12 @@ from diffusers import (
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from utils.cli import UserError, atomic_path, first_line
+from utils.cli import UserError, atomic_path, naming_errors
 from utils.device import fast_attention, is_out_of_memory
 from utils.hub import fetch_folder, load_model, load_part, read_config
 
@@ -207,11 +206,8 @@ def save_pipeline(sd, folder):
         scheduler=build_sampler(sd, "ddim"),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )
-    try:
-        with atomic_path(folder) as temporary:
-            pipeline.save_pretrained(temporary, safe_serialization=True)
-    except SafetensorError as error:  # a full disk, too
-        raise UserError(f"{folder}: cannot be written ({first_line(error)})") from error
+    with atomic_path(folder) as temporary:
+        pipeline.save_pretrained(temporary, safe_serialization=True)
 
 
 LORA_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention layer
@@ -244,10 +240,8 @@ def save_lora(sd, folder):
     from diffusers.utils import convert_state_dict_to_diffusers
 
     layers = convert_state_dict_to_diffusers(import_peft().get_peft_model_state_dict(sd.unet))
-    try:
+    with naming_errors(Path(folder) / LORA_FILE):
         StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
-    except SafetensorError as error:  # a full disk, too
-        raise UserError(f"{folder}: cannot be written ({first_line(error)})") from error
 
 
 def load_lora(sd, folder):

@@ -7,7 +7,6 @@ see it; enrich_captions.py --captioner synthetic adds the phrase of the gesture)
 fields, and the anatomy). The same flags give the same bytes, whatever the number of processes.
 """
 
-import shutil
 from pathlib import Path
 
 from utils import cli
@@ -85,8 +84,8 @@ def render_scenes(gesture, count, resolution, seed, stream=(), malformed=0.0, nu
 
 
 def render_split(args, split, count, settings):
-    """Render one split into a folder beside its place, then move it there whole."""
-    from utils.images import save_image
+    """Render one split, which appears whole or not at all."""
+    from utils.images import save_image, write_lines
 
     folder = args.data_dir / args.gesture / split
     if folder.exists():
@@ -95,10 +94,6 @@ def render_split(args, split, count, settings):
             return
         if not args.overwrite:
             raise cli.UserError(f"{folder} exists and was made otherwise; use --overwrite or another --data_dir")
-    beside = folder.with_name(f".{split}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    (beside / "images").mkdir(parents=True)
-
     names, captions, annotations = [], [], {}
     stream = [SPLITS.index(split), *args.gesture.encode()]
     scenes = render_scenes(
@@ -111,17 +106,16 @@ def render_split(args, split, count, settings):
         args.num_workers,
         desc=f"rendering {split}",
     )
-    for index, scene in enumerate(scenes):
-        names.append(f"{args.gesture}_{split}_{index:05d}.jpg")
-        captions.append(scene.caption)
-        annotations[Path(names[-1]).stem] = describe_scene(scene)
-        save_image(scene.image, beside / "images" / names[-1])
-    for kind, lines in (("filenames", names), ("captions", captions)):
-        (beside / f"synthetic_{kind}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    cli.write_json(beside / "annotations.json", annotations)
-    cli.write_json(beside / "render.json", settings)
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.replace(folder)
+    with cli.atomic_path(folder) as beside:
+        for index, scene in enumerate(scenes):
+            names.append(f"{args.gesture}_{split}_{index:05d}.jpg")
+            captions.append(scene.caption)
+            annotations[Path(names[-1]).stem] = describe_scene(scene)
+            save_image(scene.image, beside / "images" / names[-1])
+        write_lines(beside / "synthetic_filenames.txt", names)
+        write_lines(beside / "synthetic_captions.txt", captions)
+        cli.write_json(beside / "annotations.json", annotations)
+        cli.write_json(beside / "render.json", settings)
     print(f"{folder}: {count} images")
 
 
@@ -132,16 +126,19 @@ def read_settings(folder):
 
 
 def main(args):
-    for split, count in zip(SPLITS, (args.num_train, args.num_test), strict=True):
-        if count:
-            settings = {
-                "gesture": args.gesture,
-                "count": count,
-                "resolution": args.resolution,
-                "malformed": args.malformed,
-                "seed": args.seed,
-            }
-            render_split(args, split, count, settings)
+    from utils.file_lock import lock_outputs
+
+    with lock_outputs(args.data_dir / args.gesture):
+        for split, count in zip(SPLITS, (args.num_train, args.num_test), strict=True):
+            if count:
+                settings = {
+                    "gesture": args.gesture,
+                    "count": count,
+                    "resolution": args.resolution,
+                    "malformed": args.malformed,
+                    "seed": args.seed,
+                }
+                render_split(args, split, count, settings)
 
 
 if __name__ == "__main__":
