@@ -58,6 +58,12 @@ NUMBERS = {"one": "one|1", "two": "two|2", "three": "(?:middle )?three|3", "four
            "five": "five|5|all five"}
 JOINED = "(?:folded|clasped|joined)"
 JOIN = any_form("clasp clasps clasping clasped | fold folds folding folded | join joins joining joined")
+# Where hands are held and why, which goes with what they did
+AT_CHEST = (rf"(?:(?:over|against|in front of|near|at) {OWNER} (?:chest|body|torso|heart)"
+            r"|in front of (?:him|them|himself|herself|themselves|her(?=[^\w\x20-]|$| (?:in|on|at|and|while|with) )))")
+PURPOSE = (rf"(?:as if )?to (?:stop(?: {SOMEONE})?(?! (?:{OWNER}|\w+)\b)|(?:say|signal|indicate|show|mean|express) "
+           "(?:ok|okay|hello|hi|goodbye|bye|yes|no|stop|peace|love|quiet|silence|approval|disapproval|victory)"
+           "|ask for (?:quiet|silence))")
 OF_HAND = f"(?: of {OWNER})?"
 INVERTED = "(?:inverted|reversed?|upside down|backwards?)"
 TABLE = {
@@ -79,7 +85,7 @@ TABLE = {
                 f"|(?:hand|finger)s? (?:(?:is|are) )?(?:(?:clenched|curled|balled|closed) )?(?:in|into) "
                 f"(?:{OWNER} )?fists?|hands? (?:(?:is|are) )?clenched(?! (?:on|around|together))"
                 f"|bump(?:ing|s|ed)? (?:{OWNER} )?fists",
-        "held": "fists?(?! of )", "whole": f"{SHOWN_ALONE}fists?(?! (?:of|fight)\\b)"},
+        "held": "fists?(?! of )", "whole": rf"{SHOWN_ALONE}fists?(?! (?:of|fight|{RAISED})\b)"},
     "four": finger(f"(?:{NUMBERS['four']}){OF_HAND} fingers?"),
     "like": {
         "free": f"thumbs? {RAISED}|thumb'?s? ups?|raised thumbs?|like {GESTURE}",
@@ -102,6 +108,7 @@ TABLE = {
                 f"|(?:{NUMBERS['five']}){OF_HAND} fingers(?: {RAISED})?",
         "held": f"palms?(?: of {HANDS})?|all (?:of )?(?:{OWNER} )?fingers",
         "whole": rf"{SHOWN_ALONE}palms?(?: of {HANDS}|(?<=['’]s\x20palm)|(?<=['’]s\x20palms))"
+                 rf"(?! (?:{RAISED}|open|facing)\b)"
                  f"|spread(?:ing|s)? (?:out )?{OWNER} fingers?(?: (?:apart|wide|out))?"},
     "peace": {"free": f"(?:peace|victory) {SIGN}|peace fingers|v for victory|v (?:{GESTURE}|signs?)|v {WITH_HANDS}",
               "made": "peace|v|v shapes?|bunny ears"},
@@ -181,7 +188,8 @@ def compile_wording(pattern):
               rf"(?: (?:in|into|like|as) (?:an?|the) (?:{LETTER}|peace|victory|heart|gun|{PHONE})(?: {SIGN})?)?"
               rf"(?: (?:that|which) (?:says?|means?|looks? like|resembles?) (?:{OWNER} )?[\"']?\w+[\"']?(?: {SIGN})?"
               rf"| like (?:he|she|they) (?:is|are) (?:on|holding|using) {OWNER} {PHONE}"
-              r"| (?:for|to be) (?:silence|silent|quiet))?(?!\w|['’]\w)")
+              rf"| (?:for|to be) (?:silence|silent|quiet)| {PURPOSE})?"
+              rf"(?: {AT_CHEST})?(?!\w|['’]\w)")
     return compile_pattern(rf"(?<![\w'])(?:{pattern}){behind}")
 
 

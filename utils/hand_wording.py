@@ -40,7 +40,7 @@ PICTURE_VERB = any_form("make makes making made | form forms forming formed | cr
                         " | mimic mimics mimicking mimicked | imitate imitates imitating imitated")
 # What is made by hand and stays, where any other "bird" or "camera" made with hands is a picture that they show
 HANDIWORK = (r"(?:food|meal|dough|bread|pizza|pasta|noodle|cake|cookie|sandwich|burger|sushi|dumpling|salad|tortilla"
-             r"|drink|coffee|tea|pot|clay|vase|bowl|basket|craft|doll|toy|model|jewel|bracelet|necklace|rope|knot|hole"
+             r"|drink|coffee|tea|pot|clay|vase|bowl|basket|craft|doll|toy|model|jewel|bracelet|necklace|braid|rope|knot|hole"
              r"|snow|sand|fire|bed|music|sound|noise|mess|money|art|sculpture|statue|picture(?! frame)|photo|video|face"
              r"|trick|call)\w*")
 MADE_OF_HANDS = rf"{PICTURE_VERB} {DET}(?:(?!{HANDIWORK}|and|with|while|who|{OWNER}\b)\w+ ){{1,3}}?{WITH_FINGERS}"
