@@ -10,32 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from utils.gesture_wording import WORDINGS
-from utils.gesture_words import DET, MAKE, PAST_FORMS, PLURAL_FORMS, SINGULAR_FORMS
+from utils.gesture_words import DET, MAKE
 from utils.gestures import GESTURES, Gesture
 from utils.innocent_wording import means_a_thing
+from utils.wording_replacement import CONNECTIVES, MARK, SENTENCE_END, join, remove_wording, replace_wording
 
 LONGEST = 1000  # characters; far more than a text encoder takes, and what stands behind is cut off
-MARK = "\0"  # stands for the phrase while a caption is searched; no text file has it
-
-SENTENCE_END = re.compile(r"[.!?…]+(?= |$)")
 ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "st", "jr", "sr", "vs", "no", "u.s", "e.g", "i.e"}
-# What holds a removed wording to the words before it, and may not stay at the end of a shortened caption.
-CONNECTIVES = re.compile(r"(?:(?:^|[ ,;:/]+)(?:and|while|with|then|also|by|as|is|are|was|were|who|that|he|she|they|it"
-                         r"|a|an|the|his|her|their|in|on|of|at|to|for|or|but))*[ ,;:/–-]*$", re.IGNORECASE)
-TARGETS = re.compile(r" (?:at|to|towards?|for) (?:(?:the|his|her) )?"
-                     r"(?:camera|viewer|photographer|crowd|audience|him|her|them|us|you|someone)\b", re.IGNORECASE)
-
-NOUN_LEAD = re.compile(r"\b(?:an? (?!(?:couple|group|pair|crowd|bunch|team|family) )(?:[\w-]+ )?"
-                       r"|(?:the|his|her|their) )$", re.IGNORECASE)
 QUOTED = re.compile(rf"\b({MAKE} {DET})[\"'“”‘’](\w[^\"'“”‘’]{{0,30}})[\"'“”‘’](?!\w)", re.IGNORECASE)  # the "ok" sign
 EMPTY_BRACKETS = re.compile(rf"[(\[{{\"“‘]\s*({MARK}?)\s*[)\]}}\"”’]")
-SUBJECT = re.compile(r"((?:an?|the|two|both|one|his|her|their) )?"
-                     r"(?:(?:left|right|raised|closed|open|clenched|balled) )*(hands?|fingers(?= are ))"
-                     r"(?! (?:signs?|gestures?|signals?|symbols?|shapes?|motions?|hearts?)\b)\b", re.IGNORECASE)
-OWNED = re.compile(r"(?:\w['’]s|s['’]|(whose)) $", re.IGNORECASE)  # of "a man's thumb is up", a hand stays
-OWN_HAND = re.compile(r"(?:(?:left|right|raised|closed|open|clenched|middle|index|little|ring|both|two|clasped"
-                      r"|folded) )*(?:(hands)|hand|thumb|finger|palm|fist|pinky|arm)", re.IGNORECASE)
-PAST_SUBJECT = re.compile(r"\b(?:(he|she|it|who|that)|they|we|you) $", re.IGNORECASE)  # "she did …" is no "she ~"
 PASSIVE = re.compile(r"^(.{1,60}?) (?:is|are|was|were)(?: being)? (?:given|shown|made|done|held up|displayed|flashed) "
                      r"by ([^.,;]+)", re.IGNORECASE)  # "a thumbs up is given by a man"
 # A caption in quotation marks as a whole; an apostrophe inside a word or behind an s is none.
@@ -119,48 +102,6 @@ def find_other_gesture(text, target):
 # Change
 
 
-def join(left, right):
-    """Two pieces of a caption with the right space and punctuation between them."""
-    left, right = left.rstrip(), right.lstrip()
-    if not left:
-        return right.lstrip(" ,;:.")
-    if left[-1] in "([{“‘" or right[:1] in tuple(")]}”’"):
-        return left + right
-    if not right or right[0] in ".,;:!?…" or re.fullmatch(r"[\"'][.,!?]*", right):
-        return left.rstrip(" ,;:") + right
-    return f"{left} {right}"
-
-
-def replacement(text, start, end):
-    """The mark of the phrase with the verb that text[start:end] needs: "gives …" becomes "is making …"."""
-    first = text[start:end].lower().split(maxsplit=1)[0]
-    if first == "of":  # "a photo of thumbs up"
-        return f"of {MARK}"
-    if (owned := OWNED.search(text[:start])) and (hand := OWN_HAND.match(text, start, end)):
-        return f"{'hands' if hand[1] else 'hand'}{' is' if owned[1] else ''} {MARK}"
-    if first in PAST_FORMS and (subject := PAST_SUBJECT.search(text[:start])):
-        return f"{'is' if subject[1] else 'are'} {MARK}"
-    if start == 0 and (subject := SUBJECT.match(text, start, end)):  # "a hand in a fist" is about the hand
-        return f"{subject[1] or ''}{subject[2]} {MARK}"
-    if first in PLURAL_FORMS and NOUN_LEAD.search(text[:start]):  # "in a pose with …", "the sign of …"
-        return f"{text[start:end].split(maxsplit=1)[0]} {MARK}"
-    if first in PLURAL_FORMS:
-        is_infinitive = re.search(r"\b(?:to|can|will|would|could|may|might|not|n't)$", text[:start].rstrip().lower())
-        return ("be " if is_infinitive else "are ") + MARK
-    return ("is " if first in SINGULAR_FORMS else "") + MARK
-
-
-def remove_wording(text, start, end):
-    """`text` without text[start:end], what connects it, and a sentence of which only "he is" is left."""
-    match = TARGETS.match(text, end)
-    right = re.sub(rf"^[ ,]*(?:and|while) (?={MARK})", " ", text[match.end() if match else end:])
-    left = CONNECTIVES.sub("", text[:start])
-    closing = SENTENCE_END.match(right.lstrip())
-    if (not left or left[-1] in ".!?…") and (closing or not right.strip()):
-        return join(left, right.lstrip()[closing.end():] if closing else "")
-    return join(left, right)
-
-
 def append_phrase(text):
     """`text` with the mark at the end of its first sentence, before the full stop."""
     end = len(text)
@@ -218,7 +159,7 @@ def enrich_once(text, target):
             text = remove_wording(text, *span)
         else:
             done = "replaced"
-            text = join(join(text[:span[0]], replacement(text, *span)), text[span[1]:])
+            text = replace_wording(text, *span)
     text = " ".join(EMPTY_BRACKETS.sub(r"\1", text).split())
     if MARK not in text:
         text = append_phrase(text)

@@ -6,30 +6,29 @@ In every pattern here a space also stands for a hyphen, with or without spaces a
 import re
 
 from utils.gesture_words import (
-    ADJECTIVE,
     ANOTHER,
+    AT_REST,
+    CALL_VERBS,
     DET,
     FINGER,
-    FINGERS,
-    FORM,
     GESTURE,
     GIVE,
     HANDS,
+    HANDS_END,
     HOLD_LEAD,
+    HOLD_UP,
     LEAD,
     LETTER,
+    LIFT,
     LIPS,
     LOOKS,
     MAKE_LEAD,
-    MEANING,
-    NO_ADJECTIVE,
     OWNER,
-    PERSON,
     PHONE,
-    POSITION,
+    PLACE,
     RAISED,
-    SHAPE,
     SHOW,
+    SHOWN_ALONE,
     SIGN,
     SOMEONE,
     THUMB,
@@ -40,10 +39,8 @@ from utils.gesture_words import (
     compile_pattern,
 )
 from utils.gestures import GESTURES
+from utils.hand_wording import HAND_TABLE
 
-LIFT = "raise raises raising raised | lift lifts lifting lifted"
-HOLD_UP = f"{any_form('hold holds holding held | put puts putting | stick sticks sticking stuck | ' + LIFT)} (?:up|out)"
-MANY = "(?:six|seven|eight|nine|ten|several|(?:a )?few|many|all|a couple of|a pair of|multiple)"
 POINTED = f"(?:cameras?|(?:hand)?guns?|pistols?|rifles?|weapons?|{PHONE}|remotes?|sticks?|knife|pens?|microphones?)"
 
 
@@ -59,7 +56,14 @@ def finger(names):
 # makes; `whole` is a verb of its own; `own` is the gesture's occasion, and counts only where it is wanted.
 NUMBERS = {"one": "one|1", "two": "two|2", "three": "(?:middle )?three|3", "four": "(?:all )?four|4",
            "five": "five|5|all five"}
-NUMBER = "(?:number |numbers )(?:one|two|three|four|five|[1-5])"
+JOINED = "(?:folded|clasped|joined)"
+JOIN = any_form("clasp clasps clasping clasped | fold folds folding folded | join joins joining joined")
+# Where hands are held and why, which goes with what they did
+AT_CHEST = (rf"(?:(?:over|against|in front of|near|at) {OWNER} (?:chest|body|torso|heart)"
+            r"|in front of (?:him|them|himself|herself|themselves|her(?=[^\w\x20-]|$| (?:in|on|at|and|while|with) )))")
+PURPOSE = (rf"(?:as if )?to (?:stop(?: {SOMEONE})?(?! (?:{OWNER}|\w+)\b)|(?:say|signal|indicate|show|mean|express) "
+           "(?:ok|okay|hello|hi|goodbye|bye|yes|no|stop|peace|love|quiet|silence|approval|disapproval|victory)"
+           "|ask for (?:quiet|silence))")
 OF_HAND = f"(?: of {OWNER})?"
 INVERTED = "(?:inverted|reversed?|upside down|backwards?)"
 TABLE = {
@@ -81,12 +85,12 @@ TABLE = {
                 f"|(?:hand|finger)s? (?:(?:is|are) )?(?:(?:clenched|curled|balled|closed) )?(?:in|into) "
                 f"(?:{OWNER} )?fists?|hands? (?:(?:is|are) )?clenched(?! (?:on|around|together))"
                 f"|bump(?:ing|s|ed)? (?:{OWNER} )?fists",
-        "held": "fists?(?! of )"},
+        "held": "fists?(?! of )", "whole": rf"{SHOWN_ALONE}fists?(?! (?:of|fight|{RAISED})\b)"},
     "four": finger(f"(?:{NUMBERS['four']}){OF_HAND} fingers?"),
     "like": {
         "free": f"thumbs? {RAISED}|thumb'?s? ups?|raised thumbs?|like {GESTURE}",
         "made": rf"(?:(?<=\ba\x20)|(?<=\bthe\x20))likes?(?! (?:{OWNER}|he|she|they|in|on)\b)|like sign",
-        "whole": f"(?:{SHOW}|{HOLD_UP}|{any_form(LIFT)}(?: up)?) {DET}{THUMB}"},
+        "whole": f"(?:{SHOW}|{HOLD_UP}|{LIFT}(?: up)?) {DET}{THUMB}"},
     "mute": {
         "free": f"fingers? (?:(?:{RAISED}|pressed|placed|resting) )?{LIPS}|(?:shush|shushing|shh+|hush|silence"
                 f"|silent|(?:be )?quiet|mute) {SIGN}",
@@ -103,16 +107,19 @@ TABLE = {
                 f"|hands? (?:(?:wide|spread) )?open(?: wide)?|palm {SIGN}"
                 f"|(?:{NUMBERS['five']}){OF_HAND} fingers(?: {RAISED})?",
         "held": f"palms?(?: of {HANDS})?|all (?:of )?(?:{OWNER} )?fingers",
-        "whole": f"spread(?:ing|s)? (?:out )?{OWNER} fingers?(?: (?:apart|wide|out))?"},
+        "whole": rf"{SHOWN_ALONE}palms?(?: of {HANDS}|(?<=['’]s\x20palm)|(?<=['’]s\x20palms))"
+                 rf"(?! (?:{RAISED}|open|facing)\b)"
+                 f"|spread(?:ing|s)? (?:out )?{OWNER} fingers?(?: (?:apart|wide|out))?"},
     "peace": {"free": f"(?:peace|victory) {SIGN}|peace fingers|v for victory|v (?:{GESTURE}|signs?)|v {WITH_HANDS}",
               "made": "peace|v|v shapes?|bunny ears"},
     "peace_inverted": {"free": f"{INVERTED} (?:peace|victory|v) {SIGN}"},
     "rock": {
         "free": f"(?:rock|rock on|rock (?:and|&|n|'n'|'n|n') roll|rock'?n'?roll|metal|heavy metal) {GESTURE}"
-                f"|devil'?s?'? horns?(?: {SIGN})?|(?:horns?|spiderman) {GESTURE}|rock (?:and|&|n|'n') roll sign",
-        "made": f"(?:rock|rock on|rock star|metal|heavy metal|horns?|devil|i love you|spiderman) {SIGN}|horns"},
+                f"|devil'?s?'? horns?(?: {SIGN})?|(?:horns?|spider ?man) {GESTURE}|rock (?:and|&|n|'n') roll sign",
+        "made": "(?:rock|rock on|rock star|metal|heavy metal|horns?|devil|i love you|spider ?man) "
+                f"(?:{SIGN}|horns|hands)|horns"},
     "stop": {"free": f"stop {GESTURE}", "made": f"stop {SIGN}"},
-    "stop_inverted": {"free": f"{INVERTED} stop {SIGN}"},
+    "stop_inverted": {"free": f"{INVERTED} stop {SIGN}", "made": f"back(?:side)?s? of {HANDS}"},
     "three": finger(f"(?:{NUMBERS['three']}){OF_HAND} fingers?"),
     "three2": {"free": f"thumb and two fingers(?: {RAISED})?"},
     "two_up": finger(f"(?:{NUMBERS['two']}){OF_HAND} fingers?"),
@@ -127,9 +134,11 @@ TABLE = {
                 "|(?:hand|palm)s? (?:(?:is|are) )?(?:(?:clasped|folded|pressed|held|put|joined|placed) )?together"
                 "(?: in prayer)?|(?:hands? )?(?:clasped|folded)? ?in prayer"
                 f"|in (?:(?:a|the) )?(?:prayer|praying|namaste) (?:{SIGN}|position)"
-                "|hands (?:are )?folded(?! (?:on|over|behind|around|across|in (?:his|her|their) lap))"
-                f"|(?:clasped|folded|joined) hands|hands? in (?:a )?(?:prayer|praying)(?: {SIGN}| position)?",
-        "whole": f"pray(?:ing|s|ed)?"
+                f"|hands (?:are )?{JOINED}(?! (?:{AT_REST}|over|across))"
+                f"|{JOINED} hands|hands? in (?:a )?(?:prayer|praying)(?: {SIGN}| position)?",
+        "whole": f"say(?:ing|s)? namaste|{JOIN} (?:his|her|their|both) hands(?: together)?"
+                 f"(?! (?:{AT_REST}|over|across))"
+                 f"|pray(?:ing|s|ed)?"
                  f"(?: with {HANDS} (?:(?:held|pressed|clasped) )?(?:together|folded|clasped|{RAISED}))?"},
     "little_finger": {
         "free": f"(?:little finger|pinky|pinkie)(?: finger)?s? (?:{RAISED}|{GESTURE})|(?:little finger|pinky"
@@ -140,47 +149,29 @@ TABLE = {
         "whole": f"flip(?:ping|s|ped)? (?:off{VIEWER}|(?:(?:us|you) )?the bird|{SOMEONE} off)"
                  f"|{GIVE} (?:{SOMEONE} )?the bird(?! (?:an?|some|the|its|seeds?|food))"},
     "point": {
-        "free": f"pointing (?:finger|{GESTURE})s?|{HANDS} pointing(?: up| down| upwards?| downwards?)?",
+        "free": f"pointing (?:finger|{GESTURE})s?|{HANDS} point(?:ing|ed)(?: up| down| upwards?| downwards?)?",
         "whole": f"pointing(?! {OWNER} (?:\\w+ )?{POINTED})(?: with)?(?: {HANDS})?"
                  "(?: (?:up|down|upwards?|downwards?|left|right|out(?! of)|forwards?|sideways|away))?"
                  f"(?: (?:out of|through) {OWNER} (?:window|door))?"
                  f"|points?(?: with)? {HANDS}|points?(?: (?:up|down|out))?(?= (?:up|at|to|towards?) )"},
     "take_picture": {"free": f"(?:picture )?frame (?:{GESTURE}|{WITH_HANDS})", "made": f"picture frame {SIGN}",
-                     "whole": f"fram(?:ing|es|e) (?:(?:his|her|their) face|a picture|the camera) {WITH_HANDS}"},
+                     "whole": f"tak(?:ing|es|e) {DET}(?:picture|photo)s? {WITH_FINGERS}{HANDS_END}"
+                              f"|fram(?:ing|es|e) (?:(?:his|her|their) face|a picture|the camera) {WITH_HANDS}"},
     "thumb_index": {"free": f"thumb and (?:index finger|forefinger|pointer finger)s?(?: {RAISED}| together)?"
                             f"|(?:l|loser|pinch|pinching) {GESTURE}|loser sign", "made": "l signs?|l shapes?|l"},
     "three_gun": {"free": f"(?:(?:point|shoot|fir)(?:ing|s|es|ed) )?{DET}finger guns?|gun {GESTURE}"
                 f"|(?:hand|finger)s? (?:(?:to|at|against) {OWNER} (?:head|temple) )?like {OWNER} (?:gun|pistol)"
                 f"|guns? {WITH_HANDS}", "made": f"gun {SIGN}"},
-    "timeout": {"free": f"time ?out {SIGN}|t {GESTURE}", "made": "time ?outs?|t signs?|t shapes?"},
-    "xsign": {"free": f"x {GESTURE}|x(?: {SIGN})? {WITH_HANDS}", "made": f"x(?: {SIGN})?"},
-    "another": {
-        "free": "gang signs?|(?:vulcan|spock|military|army|scout) salutes?|crossed fingers"
-                f"|fingers (?:are )?crossed|air quotes|wav(?:e|ing) {GESTURE}"
-                f"|{FINGERS}(?: (?:{RAISED}|together|crossed))?"
-                f"(?: (?:forming|making|in) (?:an?|the) {SHAPE}(?: {SIGN})?)?"
-                "|(?:hand|finger|arm|thumb)s? (?:(?:crossed|held|raised|put) )?(?:in|into|as) (?:(?:an?|the) )?"
-                rf"(?:{FORM} of (?:(?:an?|the) )?\w+(?: {SIGN})?|{NO_ADJECTIVE}\w+ (?:\w+ )?{POSITION})"
-                "|(?:hand|finger|arm)s? (?:(?:crossed|held|raised|put) )?(?:in|into|as) "
-                f"(?:an?|the) {SHAPE}(?: {SIGN})?"
-                r"|(?:hand|finger)s? (?:shaped|formed|held) (?:like|as|into) (?:an?|the) \w+",
-        "made": f"salutes?|(?:number )?(?:one|two|three|four|five) {SIGN}|{SHAPE}s?(?: {SIGN})? {WITH_FINGERS}"
-                f"|{SIGN} (?:for|of) (?:the )?{MEANING}|{NUMBER}",
-        "held": f"{NUMBER} {WITH_FINGERS}",
-        "whole": f"with {HANDS} (?:forming|making) (?:an?|the) {SHAPE}(?: {SIGN})?"
-                 f"|{HOLD_UP} (?:{OWNER} )?{MANY} fingers"
-                 rf"|{GIVE} (?:{SOMEONE} )?{DET}(?:\w+ )?waves?(?! (?:of|pool|machine))|(?<=\band\x20)waves?"
-                 f"|waving (?:goodbye|bye|hello|hi|{HANDS})|waving(?! {OWNER} )(?! (?:\\w+ )?flags?)"
-                 f"|wave[sd]? (?:goodbye|bye|hello|hi|{HANDS})|wave[sd]?(?= (?:at|to) {SOMEONE})"
-                 f"|{PERSON}wave[sd]?(?! (?:{OWNER} )?(?:\\w+ )?flags?)"
-                 f"|salut(?:ing|es|ed|e)(?: {OWNER} (?:flag|officer|soldier))?{VIEWER}"},
-    "hand": {
-        "free": rf"(?:\w+ (?:shaped|like|style) )?hands? (?:sign|gesture|signal|symbol|motion)s?(?: (?:of"
-                rf"|for) {MEANING})?"
-                f"|hands? {RAISED}|raised hands?",
-        "made": f"(?:{ADJECTIVE})?gestures?|signs? {WITH_FINGERS}(?: {RAISED})?",
-        "whole": f"gestur(?:ing|es|e)(?: {WITH_HANDS})?|(?:rais|lift)(?:ing|ed|es|e|s) {DET}hands?(?: {RAISED})?"
-                 f"|(?:hold(?:ing|s)?|held|put(?:ting|s)?|st[iu]ck(?:ing|s)?) (?:up|out) {DET}hands?"},
+    "timeout": {"free": f"time ?out {SIGN}|t {GESTURE}", "made": "time ?outs?|t signs?|t shapes?",
+                "whole": f"{any_form(CALL_VERBS)} (?:for )?{DET}time ?outs?"},
+    "xsign": {
+        "free": f"x {GESTURE}|x(?: {SIGN})? {WITH_HANDS}|crossed (?:arms|wrists|forearms)"
+                f"|(?:(?:arm|forearm)s? (?:are )?(?:crossed|folded)|(?:wrist|hand)s? (?:are )?crossed)(?! {AT_REST})"
+                f"(?: {PLACE})?",
+        "made": f"x(?: {SIGN})?",
+        "whole": f"(?:cross(?:ing|es|ed)?|fold(?:ing|s|ed)?) {DET}(?:arm|forearm|wrist)s?(?! {AT_REST})(?: {PLACE})?"
+                 f"|cross(?:ing|es|ed)? {DET}hands(?! {AT_REST})(?: {PLACE})?"},
+    **HAND_TABLE,
 }
 for name, gesture in GESTURES.items():  # the phrases of the table, however they are led in
     words = re.escape(gesture.phrase.removeprefix("making ").removesuffix(" hand gesture")).replace(r"\ ", " ")
@@ -197,7 +188,8 @@ def compile_wording(pattern):
               rf"(?: (?:in|into|like|as) (?:an?|the) (?:{LETTER}|peace|victory|heart|gun|{PHONE})(?: {SIGN})?)?"
               rf"(?: (?:that|which) (?:says?|means?|looks? like|resembles?) (?:{OWNER} )?[\"']?\w+[\"']?(?: {SIGN})?"
               rf"| like (?:he|she|they) (?:is|are) (?:on|holding|using) {OWNER} {PHONE}"
-              r"| (?:for|to be) (?:silence|silent|quiet))?(?!\w|['’]\w)")
+              rf"| (?:for|to be) (?:silence|silent|quiet)| {PURPOSE})?"
+              rf"(?: {AT_CHEST})?(?!\w|['’]\w)")
     return compile_pattern(rf"(?<![\w'])(?:{pattern}){behind}")
 
 

@@ -10,18 +10,28 @@ MAKE_VERBS = """give gives giving gave | make makes making made | show shows sho
  flash flashes flashing flashed | throw throws throwing threw | form forms forming formed | pose poses posing posed
  perform performs performing performed | use uses using used | signal signals signaling signaled
  signal signals signalling signalled | gesture gestures gesturing gestured | sign signs signing signed
+ create creates creating created | mimic mimics mimicking mimicked | imitate imitates imitating imitated
  demonstrate demonstrates demonstrating demonstrated | offer offers offering offered | pump pumps pumping pumped"""
 HOLD_VERBS = """hold holds holding held | raise raises raising raised | lift lifts lifting lifted | put puts putting
  stick sticks sticking stuck | display displays displaying displayed | extend extends extending extended
  clench clenches clenching clenched | place places placing placed | press presses pressing pressed
  touch touches touching touched | keep keeps keeping kept | cross crosses crossing crossed | have has having had
  pinch pinches pinching pinched | shake shakes shaking shook | reach reaches reaching reached
- stretch stretches stretching stretched"""
+ stretch stretches stretching stretched | wag wags wagging wagged | wiggle wiggles wiggling wiggled"""
 OWN_VERBS = """wave waves waving waved | point points pointing pointed | salute salutes saluting saluted
  shush shushes shushing shushed | pray prays praying prayed | flip flips flipping flipped
  frame frames framing framed | talk talks talking talked | speak speaks speaking spoke
  chat chats chatting chatted | say says saying said | cover covers covering covered | bump bumps bumping bumped
- spread spreads spreading"""  # each names a gesture by itself
+ spread spreads spreading | clasp clasps clasping clasped | fold folds folding folded
+ join joins joining joined"""  # each names a gesture by itself, or with the hands that it is done with
+# Verbs that say something, which a hand may do as well: "saying hello with his hand", "counting on her fingers"
+TELL_VERBS = """say says saying said | tell tells telling told | ask asks asking asked | talk talks talking talked
+ speak speaks speaking spoke | communicate communicates communicating communicated
+ indicate indicates indicating indicated | express expresses expressing expressed
+ greet greets greeting greeted | motion motions motioning motioned | scold scolds scolding scolded
+ signal signals signaling signaled | signal signals signalling signalled"""
+COUNT_VERBS = "count counts counting counted"
+CALL_VERBS = "call calls calling called"
 
 
 def list_forms(verbs):
@@ -30,10 +40,11 @@ def list_forms(verbs):
 
 
 ALL_FORMS = list_forms(MAKE_VERBS) + list_forms(HOLD_VERBS) + list_forms(OWN_VERBS)
-PLURAL_FORMS = {forms[0] for forms in ALL_FORMS}
-SINGULAR_FORMS = {forms[1] for forms in ALL_FORMS}
-PARTICIPLES = {forms[2] for forms in ALL_FORMS}
-PAST_FORMS = {form for forms in ALL_FORMS for form in forms[3:]}
+LEADING_FORMS = [*ALL_FORMS, *list_forms(f"{TELL_VERBS} | {COUNT_VERBS} | {CALL_VERBS} | take takes taking took")]
+PLURAL_FORMS = {forms[0] for forms in LEADING_FORMS}
+SINGULAR_FORMS = {forms[1] for forms in LEADING_FORMS}
+PARTICIPLES = {forms[2] for forms in LEADING_FORMS}
+PAST_FORMS = {form for forms in LEADING_FORMS for form in forms[3:]}
 
 # Pieces of the patterns
 OWNER = "(?:his|her|their|its|my|your|the|a|an|one|each|both|two)"
@@ -55,6 +66,16 @@ FINGER = "(?:thumb|index|pointer|middle|ring|little|pinky|pinkie|fore)(?: ?finge
 THUMB = rf"thumbs?(?! (?:drive|ring|tack|nail|print|to\b|(?:and|,) (?:{OWNER} )?{FINGER}))"
 FINGERS = f"{FINGER}(?:(?:, | and |, and )(?:{OWNER} )?{FINGER})+(?: fingers?)?"  # two named ones or more
 WITH_FINGERS = f"(?:with|using|out of|from) (?:{DET}{FINGERS}|{HANDS}|(?:two|three|four|2|3|4) fingers?)"
+BODY = "(?:chest|heart|body|torso|waist|stomach|face|head|ear|eye|mouth|nose|forehead|chin)s?"
+PLACE = f"(?:up )?(?:in front of|over|above|across|against|on|near|by|at|to) (?:{OWNER} )?(?:{BODY}|him|her|them)"
+AT_REST = "(?:on(?! (?:his|her|their|the) chest)|behind|around|under|over the|on top of|in (?:his|her|their) lap)"
+# Behind hands that do nothing else: "in front of" is where he stands, "in his pockets" where they are
+ROOM = (r"(?:room|kitchen|office|house|home|studio|hallway|bedroom|bathroom|class\w*|park|garden|picture|photo|video"
+        r"|background)")
+HANDS_END = (r"(?=[^\w\x20-]|$| (?:and|while|as|in front of|near|next to|at the camera"
+             rf"|to (?:the|a|an|his|her|someone)|in (?:the|an?) (?:\w+\x20){{0,2}}{ROOM})\b)")
+SHOWN_ALONE = (r"(?:^|(?<=up\x20)of |(?<=photo\x20)of |(?<=picture\x20)of |(?<=image\x20)of |(?<=view\x20)of "
+               rf"|(?<=shot\x20)of ){DET}(?:\w+['’]s (?:{LOOKS} )*)?")  # nothing but the hand: "a close up of a fist"
 FORM = "(?:shape|form)"
 LETTER = r"(?:letters? )?[b-z](?!\w|[\x20-]?(?:shirt|neck))"
 SHAPE = f"(?:{LETTER}|circle|ring|triangle|square|diamond|zero|cross|heart|frame|face|shape|claw|rectangle)"
@@ -71,10 +92,14 @@ ANOTHER = ("(?: (?:with )?(?:each other|one another|(?:another|an?|the|his|her) 
 
 
 def any_form(verbs):
+    """A pattern of every form of the verbs of a text as above."""
     return "(?:" + "|".join(form for forms in list_forms(verbs) for form in forms) + ")"
 
 
 PARTICLES = "(?: (?:up|out|off|with|us|you|him|them|everyone|someone|the (?:camera|viewer|photographer|crowd))){0,2}"
+LIFT = any_form("raise raises raising raised | lift lifts lifting lifted")
+PUT_UP = any_form("hold holds holding held | put puts putting | stick sticks sticking stuck")
+HOLD_UP = f"(?:{PUT_UP}|{LIFT}) (?:up|out)"
 GIVE = any_form("give gives giving gave | offer offers offering offered | flash flashes flashing flashed")
 SHOW = any_form("give gives giving gave | show shows showing showed | flash flashes flashing flashed")
 MAKE = f"{any_form(MAKE_VERBS)}{PARTICLES}"

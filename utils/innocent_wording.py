@@ -2,7 +2,7 @@
 
 import re
 
-from utils.gesture_words import HANDS, PARTICIPLES, PEOPLE, PLURAL_FORMS, SINGULAR_FORMS
+from utils.gesture_words import HANDS, PARTICIPLES, PEOPLE, PLURAL_FORMS, SINGULAR_FORMS, SOMEONE
 
 # Things that carry a gesture's picture or share its name
 GARMENTS = (
@@ -17,7 +17,8 @@ OTHER_THINGS = (
     "(?:trees?|leaf|leaves|fronds?|beach|oil|plants?|springs|sunday|foods?|sandwich(?:es)?|puppets?|nails?|mantis"
     "|offerings?|treat(?:y|ies)|talks?|march(?:es)?|corps|lil(?:y|ies)|pipes?|people|persons?|m[ae]n|wom[ae]n|crowds?"
     "|of (?:fury|(?:an? |the )?(?:shop|store|bar|restaurant|hotel|salon))|polish|paint|shaped|bands?|clubs?"
-    "|concerts?|music|stars?|dogs?|foam|of view|posts?|in the (?:wind|breeze))")
+    "|concerts?|music|stars?|dogs?|foam|of view|posts?|in the (?:wind|breeze)|interpreters?"
+    "|teachers?|class(?:es)?|lessons?|alphabet|charts?|books?)")
 ARTICLE = "(?:the|his|her|their|its|a|an) "
 INNOCENT_AFTER = re.compile(
     rf"[ -]+(?:printed |shaped |themed )?(?:{GARMENTS}|{PICTURES}|{OTHER_THINGS})(?!\w)", re.IGNORECASE)
@@ -39,6 +40,15 @@ PRINTED_BEFORE = re.compile(
     r"(?<!\w)(?:t ?-? ?shirt|tee|poster|sticker|flag|banner|mural|billboard|logo|card|emoji|graffiti)s? "
     r"(?:with (?:(?:an?|the|two) )?)?$", re.IGNORECASE)
 PRINTABLE = re.compile(r"(?!.*\b(?:his|her|their)\b).*(?:sign|symbol|heart|fist)s?$", re.IGNORECASE)
+# Hands that hold something, or are held out to something: "a coin in his open palm", "extending his hand to a dog"
+HANDS_ONLY = re.compile(r".*(?<!\w)(?:hand|palm|arm|finger|fist)s?$", re.IGNORECASE)
+HOLDING = re.compile(rf"(?<!\w)(?:in|inside|into|from|under|off|around|between|through|out of) (?:{ARTICLE})?$",
+                     re.IGNORECASE)
+HELD_OUT = re.compile(r".*(?<!\w)(?:out|extend|outstretched|reach|stretch)(?:ed|ing|es|s)?(?!\w)", re.IGNORECASE)
+REACHED = re.compile(
+    rf"[ -]+(?:(?:to|towards?|for|into|inside|through|under|from|over|across) (?!{SOMEONE}(?!\w)"
+    r"|(?:the|his|her|their|its|one|each) (?:left|right|sides?|front)(?!\w)))", re.IGNORECASE)
+COVERED = re.compile(r"[ -]+(?:covered|full|filled|stained|dyed|decorated|wrapped|bandaged|holding) ", re.IGNORECASE)
 NOBODY_WAVES = re.compile(
     rf"(?<!\w)(?:flags?|banners?) wav(?:es?|ing|ed)$|^(?!.*\b(?:{PEOPLE})\b).* and waves?$"
     r"|(?<!\w)(?:sea|ocean|beach|sand|surf|water|shore|coast|boat|ship|sky|sun|wind)s?(?!\w)[^.]* and waves?$",
@@ -54,6 +64,10 @@ def means_a_thing(text, start, end):
     """
     before, first = text[:start], text[start:end].split(maxsplit=1)[0].lower()
     if NOBODY_WAVES.search(before + first) or INNOCENT_AFTER.match(text, end):
+        return True
+    if HANDS_ONLY.match(text[start:end]) and (HOLDING.search(before) or COVERED.match(text, end)):
+        return True
+    if HELD_OUT.match(text[start:end]) and REACHED.match(text, end):
         return True
     is_clause = before.lower().endswith(" and ") and (first in PLURAL_FORMS or first in ("his", "her", "their"))
     is_made, is_with = first in DOING or is_clause, first == "with"
