@@ -54,8 +54,8 @@ def assert_same_results(folder, whole):
 
 
 def phase(folder):
-    """Where a run is, by what it has written: 0 loading, 1 Stage I, 2 Stage II, 3 Stage III, 4 the end."""
-    if not (folder / "config.json").is_file():
+    """Where a run is, by what it has written: 0 starting, 1 loading and Stage I, 2 Stage II, 3 Stage III, 4 the end."""
+    if not (folder / ".lock").is_file():
         return 0
     if not (folder / "gesture_feature.npy").is_file():
         return 1
@@ -74,7 +74,7 @@ def kill_and_go_on(flags, folder, aims, chance):
         process = start(flags, folder.parent)
         while process.poll() is None and phase(folder) < aim:
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, {1: 0.5, 2: 1.5, 3: 2.0, 4: 0.3}[aim]))
+        time.sleep(chance.uniform(0, {1: 6.0, 2: 1.5, 3: 2.0, 4: 0.3}[aim]))
         if process.poll() is None:
             killed.append(phase(folder))
             process.send_signal(signal.SIGKILL)
