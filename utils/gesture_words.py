@@ -5,6 +5,8 @@ In a pattern made of them a space also stands for a hyphen, with or without spac
 
 import re
 
+MARK = "\0"  # stands for the phrase while a caption is searched; no text file has it
+
 # Verbs that make a gesture, and verbs that also hold or show a thing: plural, singular, participle, past.
 MAKE_VERBS = """give gives giving gave | make makes making made | show shows showing showed | do does doing did
  flash flashes flashing flashed | throw throws throwing threw | form forms forming formed | pose poses posing posed
@@ -72,7 +74,7 @@ AT_REST = "(?:on(?! (?:his|her|their|the) chest)|behind|around|under|over the|on
 # Behind hands that do nothing else: "in front of" is where he stands, "in his pockets" where they are
 ROOM = (r"(?:room|kitchen|office|house|home|studio|hallway|bedroom|bathroom|class\w*|park|garden|picture|photo|video"
         r"|background)")
-HANDS_END = (r"(?=[^\w\x20-]|$| (?:and|while|as|in front of|near|next to|at the camera"
+HANDS_END = (rf"(?=[^\w\x20-]|$| {MARK}| (?:and|while|as|in front of|near|next to|at the camera"
              rf"|to (?:the|a|an|his|her|someone)|in (?:the|an?) (?:\w+\x20){{0,2}}{ROOM})\b)")
 SHOWN_ALONE = (r"(?:^|(?<=up\x20)of |(?<=photo\x20)of |(?<=picture\x20)of |(?<=image\x20)of |(?<=view\x20)of "
                rf"|(?<=shot\x20)of ){DET}(?:\w+['’]s (?:{LOOKS} )*)?")  # nothing but the hand: "a close up of a fist"

@@ -43,7 +43,8 @@ HANDIWORK = (r"(?:food|meal|dough|bread|pizza|pasta|noodle|cake|cookie|sandwich|
              r"|drink|coffee|tea|pot|clay|vase|bowl|basket|craft|doll|toy|model|jewel|bracelet|necklace|braid|rope|knot|hole"
              r"|snow|sand|fire|bed|music|sound|noise|mess|money|art|sculpture|statue|picture(?! frame)|photo|video|face"
              r"|trick|call)\w*")
-MADE_OF_HANDS = rf"{PICTURE_VERB} {DET}(?:(?!{HANDIWORK}|and|with|while|who|{OWNER}\b)\w+ ){{1,3}}?{WITH_FINGERS}"
+MADE_OF_HANDS = (rf"{PICTURE_VERB} {DET}(?:(?!{HANDIWORK}|gesture|sign|(?:and|with|while|who|{OWNER})\b)\w+ ){{1,3}}?"
+                 f"{WITH_FINGERS}")
 TELL = rf"{any_form(TELL_VERBS)}(?: (?!(?:and|with|while|who|that|phone|telephone)\b)[\w']+){{0,5}}? {WITH_FINGERS}"
 COUNT = (rf"{any_form(COUNT_VERBS)}(?: (?:to )?(?!(?:and|with|his|her|their|money|cash|coins?|bills?)\b)\w+)?"
          f" (?:(?:on|off|with|using) )?{DET}(?:fingers|hands)")
