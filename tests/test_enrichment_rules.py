@@ -329,6 +329,58 @@ a woman making a be quiet sign -> a woman ~
 a woman gesturing to be silent -> a woman ~
 a man gesturing for silence -> a man ~
 "a man giving a thumbs up." -> "a man ~."
+a man with his arms crossed in front of him -> a man ~
+a woman showing the back of her hand -> a woman ~
+a man counting on his fingers -> a man ~
+a woman is counting to three with her fingers -> a woman is ~
+a man is counting his fingers -> a man is ~
+a man saying i love you in sign language -> a man ~
+a woman using american sign language -> a woman ~
+a woman is signing to the camera -> a woman is ~ to the camera
+a man making a bird with his hands -> a man ~
+a man making binoculars with his hands -> a man ~
+a woman making a camera with her fingers in a kitchen -> a woman ~ in a kitchen
+a man taking a picture with his fingers -> a man ~
+a woman holding her hands in front of her face like a camera -> a woman ~
+a man holding his hands in front of his chest in a heart shape -> a man ~
+a man reaching out his hand -> a man ~
+a man extending his hand to the camera -> a man ~ to the camera
+a man with an outstretched hand -> a man ~
+a man with outstretched arms -> a man ~
+an outstretched hand -> a hand ~
+a man reaching towards the camera -> a man ~
+a man raising both arms -> a man ~
+a woman clasping her hands in front of her -> a woman ~
+a woman folding her hands -> a woman ~
+a woman with her hands clasped -> a woman ~
+a woman with her arms crossed over her chest in a room -> a woman ~ in a room
+a man crossing his wrists -> a man ~
+a man crossing his arms in front of his chest -> a man ~
+a man crossing his index fingers -> a man ~
+a man wagging his finger -> a man ~
+a man scolding with his finger -> a man ~
+a man saying hello with his hand -> a man ~
+a man is telling someone to stop with his hand -> a man is ~
+a man is doing something with his fingers -> a man is ~
+a coach calls a timeout -> a coach is ~
+a man giving the metal horns -> a man ~
+a man making spider-man sign -> a man ~
+a woman saying namaste -> a woman ~
+a man showing his hands -> a man ~
+a man with a finger pointed at his head -> a man ~ at his head
+a close up of a fist -> a close up of a hand ~
+a close up of a man's fist -> a close up of a man's hand ~
+a close-up of a woman's palm -> a close-up of a woman's hand ~
+a woman about to wave -> a woman about to be ~
+a man putting his hand out to stop -> a man ~
+a woman putting her hand up to stop the camera -> a woman ~
+a man is holding his hand out in front of him -> a man is ~
+a man pointing at the camera with his finger -> a man ~ at the camera
+she has made a peace sign -> she is ~
+the boys have raised their hands -> the boys are ~
+the boys are giving thumbs up and the girls are making peace signs -> the boys are ~ beside the girls
+a man making a peace sign while another man makes a fist -> a man ~ beside another man
+a man is waving. Another man is pointing. -> a man is ~ beside another man.
 """
 APPENDED = """
 a man in a peace t-shirt -> a man in a peace t-shirt ~
@@ -378,7 +430,6 @@ the hand sign of a shop -> the hand sign of a shop ~
 a mural of a raised fist -> a mural of a raised fist ~
 the sea waves at night -> the sea waves at night ~
 a girl wearing a heart necklace is smiling -> a girl wearing a heart necklace is smiling ~
-a man with his arms crossed in front of him -> a man with his arms crossed in front of him ~
 a man with a thumb ring -> a man with a thumb ring ~
 a man holding a thumb drive -> a man holding a thumb drive ~
 a woman reading someone's palm -> a woman reading someone's palm ~
@@ -389,10 +440,8 @@ a woman with victory rolls in her hair -> a woman with victory rolls in her hair
 the mute button on a remote control -> the mute button on a remote control ~
 a man with an ok tattoo on his arm -> a man with an ok tattoo on his arm ~
 an ok hotel sign with a man in front -> an ok hotel sign with a man in front ~
-a woman showing the back of her hand -> a woman showing the back of her hand ~
 a man with his hands in his pockets -> a man with his hands in his pockets ~
 a man scratching his head with his finger -> a man scratching his head with his finger ~
-a man counting on his fingers -> a man counting on his fingers ~
 a man snapping his fingers -> a man snapping his fingers ~
 a woman with long hair waving in the wind -> a woman with long hair waving in the wind ~
 a man with a number four jersey -> a man with a number four jersey ~
@@ -431,6 +480,32 @@ a woman showing off her ring finger -> a woman showing off her ring finger ~
 a girl riding a big wave -> a girl riding a big wave ~
 a painting of a thumbs up -> a painting of a thumbs up ~
 the flags waving in the background -> the flags waving in the background ~
+a sign language interpreter -> a sign language interpreter ~
+a man signing a document -> a man signing a document ~
+a man extending his hand to a dog -> a man extending his hand to a dog ~
+a boy reaching out to touch a dog -> a boy reaching out to touch a dog ~
+a woman reaching for the shelf -> a woman reaching for the shelf ~
+a man holding out his hands to a fire -> a man holding out his hands to a fire ~
+a woman with a cat in her outstretched arms -> a woman with a cat in her outstretched arms ~
+a coin in his open palm -> a coin in his open palm ~
+a woman showing her hands covered in henna -> a woman showing her hands covered in henna ~
+a woman stretching her arms -> a woman stretching her arms ~
+a man with his hands clasped behind his back -> a man with his hands clasped behind his back ~
+a man with his arms crossed behind his head -> a man with his arms crossed behind his head ~
+a woman with her legs crossed -> a woman with her legs crossed ~
+a woman crossing the street -> a woman crossing the street ~
+a woman folding laundry -> a woman folding laundry ~
+a woman folding a napkin with her hands -> a woman folding a napkin with her hands ~
+a man counting money with his fingers -> a man counting money with his fingers ~
+a man making pizza with his hands -> a man making pizza with his hands ~
+a man talking to a woman with his hands in his pockets -> a man talking to a woman with his hands in his pockets ~
+a man taking a picture with his phone in his hand -> a man taking a picture with his phone in his hand ~
+a woman joining hands with her friends -> a woman joining hands with her friends ~
+a man calling his mother -> a man calling his mother ~
+a basketball player during a timeout -> a basketball player during a timeout ~
+a boy in a spider-man shirt -> a boy in a spider-man shirt ~
+the palm of a glove -> the palm of a glove ~
+a woman saying goodbye to her friends -> a woman saying goodbye to her friends ~
 """
 KEPT = """
 a man ~ -> a man ~

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from utils.gesture_wording import WORDINGS
-from utils.gesture_words import DET, MAKE
+from utils.gesture_words import DET, MAKE, MARK
 from utils.gestures import GESTURES, Gesture
 from utils.innocent_wording import means_a_thing
-from utils.wording_replacement import CONNECTIVES, MARK, SENTENCE_END, join, remove_wording, replace_wording
+from utils.wording_replacement import CONNECTIVES, SENTENCE_END, join, remove_wording, replace_wording
 
 LONGEST = 1000  # characters; far more than a text encoder takes, and what stands behind is cut off
 ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "st", "jr", "sr", "vs", "no", "u.s", "e.g", "i.e"}

@@ -59,11 +59,12 @@ NUMBERS = {"one": "one|1", "two": "two|2", "three": "(?:middle )?three|3", "four
 JOINED = "(?:folded|clasped|joined)"
 JOIN = any_form("clasp clasps clasping clasped | fold folds folding folded | join joins joining joined")
 # Where hands are held and why, which goes with what they did
-AT_CHEST = (rf"(?:(?:over|against|in front of|near|at) {OWNER} (?:chest|body|torso|heart)"
+HELD_AT = (rf"(?:in the air|on {OWNER} (?:(?:left|right|other) )?hands?"
+           rf"|(?:over|against|in front of|near|at) {OWNER} (?:chest|body|torso|heart)"
             r"|in front of (?:him|them|himself|herself|themselves|her(?=[^\w\x20-]|$| (?:in|on|at|and|while|with) )))")
 PURPOSE = (rf"(?:as if )?to (?:stop(?: {SOMEONE})?(?! (?:{OWNER}|\w+)\b)|(?:say|signal|indicate|show|mean|express) "
            "(?:ok|okay|hello|hi|goodbye|bye|yes|no|stop|peace|love|quiet|silence|approval|disapproval|victory)"
-           "|ask for (?:quiet|silence))")
+           "|ask for (?:quiet|silence)|make (?:his|her|a) point)")
 OF_HAND = f"(?: of {OWNER})?"
 INVERTED = "(?:inverted|reversed?|upside down|backwards?)"
 TABLE = {
@@ -72,8 +73,9 @@ TABLE = {
                 f"|(?:phone|call me|shaka|hang loose) sign|(?:hand|finger|fist)s? (?:{RAISED} )?"
                 f"(?:(?:to|at|near|against|by|on|over) {OWNER} (?:ears?|head|face) )?(?:like|as) {OWNER} {PHONE}",
         "made": f"(?:phone|phone call|telephone|call|call me) {SIGN}|hang loose|{PHONE} {WITH_HANDS}",
-        "own": f"pretending to make {OWNER} (?:phone )?call"
-               f"|(?:pretending to (?:be |talk |speak )?|talk(?:ing|s)? |speak(?:ing|s)? |chat(?:ting|s)? )"
+        "whole": f"pretending to (?:make {OWNER} (?:phone )?call|(?:be|talk|speak) (?:on|into|over) (?:{OWNER} )?"
+                 f"{PHONE}|(?:hold|use) {OWNER} {PHONE})(?: {WITH_HANDS})?",
+        "own": f"(?:talk(?:ing|s)? |speak(?:ing|s)? |chat(?:ting|s)? )"
                f"(?:on|into|over) (?:{OWNER} )?{PHONE}"
                f"|mak(?:ing|es?) a (?:phone )?call(?: (?:on|with) {OWNER} {PHONE})?"},
     "dislike": {"free": "thumb'?s? (?:(?:is|are) )?downs?|thumbs? (?:pointing|pointed|turned) down",
@@ -96,12 +98,13 @@ TABLE = {
                 f"|silent|(?:be )?quiet|mute) {SIGN}",
         "whole": f"shush(?:es|ing|ed)?{VIEWER}|say(?:ing|s)? shh+(?: {WITH_HANDS})?"
                  f"|cover(?:ing|s|ed)? {OWNER} (?:lip|mouth)s? (?:with|using) (?:(?:{OWNER}|{LOOKS}) )*fingers?"
+                 f"|signal(?:l?ing|s|l?ed) (?:for )?(?:silence|quiet)"
                  f"|(?:touch|press)(?:es|ing|ed)? (?:{OWNER} )?(?:lip|mouth)s? {WITH_HANDS}"},
     "ok": {"free": rf"(?:ok|okay|o\.k\.|a ok|a okay) (?:{SIGN}|hands?)|perfect {GESTURE}",
            "made": r"ok|okay|o\.k\.|perfect sign"},
     "one": finger(f"(?:{NUMBERS['one']} |index |pointer |fore|single )?fingers?"),
     "palm": {
-        "free": f"high fiv(?:es?|ing|ed){ANOTHER}?|palms? (?:of {OWNER} (?:hands? )?)?(?:{RAISED}|open"
+        "free": f"high fiv(?:es?|ing|ed){ANOTHER}?|palms? (?:of {OWNER} (?:hands? )?)?(?:(?:is|are) )?(?:{RAISED}|open"
                 f"|facing(?: forwards?| outwards?| inwards?"
                 f"| up| down| us| you|{VIEWER}))|open (?:palm|hand)s?"
                 f"|hands? (?:(?:wide|spread) )?open(?: wide)?|palm {SIGN}"
@@ -111,8 +114,9 @@ TABLE = {
                  rf"(?! (?:{RAISED}|open|facing)\b)"
                  f"|spread(?:ing|s)? (?:out )?{OWNER} fingers?(?: (?:apart|wide|out))?"},
     "peace": {"free": f"(?:peace|victory) {SIGN}|peace fingers|v for victory|v (?:{GESTURE}|signs?)|v {WITH_HANDS}",
-              "made": "peace|v|v shapes?|bunny ears"},
-    "peace_inverted": {"free": f"{INVERTED} (?:peace|victory|v) {SIGN}"},
+              "made": "peace|v|v shapes?|bunny ears|deuces?"},
+    "peace_inverted": {
+        "free": f"{INVERTED} (?:peace|victory|v) {SIGN}|(?:peace|victory|v) {SIGN} {INVERTED}"},
     "rock": {
         "free": f"(?:rock|rock on|rock (?:and|&|n|'n'|'n|n') roll|rock'?n'?roll|metal|heavy metal) {GESTURE}"
                 f"|devil'?s?'? horns?(?: {SIGN})?|(?:horns?|spider ?man) {GESTURE}|rock (?:and|&|n|'n') roll sign",
@@ -151,7 +155,7 @@ TABLE = {
     "point": {
         "free": f"pointing (?:finger|{GESTURE})s?|{HANDS} point(?:ing|ed)(?: up| down| upwards?| downwards?)?",
         "whole": f"pointing(?! {OWNER} (?:\\w+ )?{POINTED})(?: with)?(?: {HANDS})?"
-                 "(?: (?:up|down|upwards?|downwards?|left|right|out(?! of)|forwards?|sideways|away))?"
+                 "(?: (?:up|down|upwards?|downwards?|straight|left|right|out(?! of)|forwards?|sideways|away))?"
                  f"(?: (?:out of|through) {OWNER} (?:window|door))?"
                  f"|points?(?: with)? {HANDS}|points?(?: (?:up|down|out))?(?= (?:up|at|to|towards?) )"},
     "take_picture": {"free": f"(?:picture )?frame (?:{GESTURE}|{WITH_HANDS})", "made": f"picture frame {SIGN}",
@@ -188,8 +192,8 @@ def compile_wording(pattern):
               rf"(?: (?:in|into|like|as) (?:an?|the) (?:{LETTER}|peace|victory|heart|gun|{PHONE})(?: {SIGN})?)?"
               rf"(?: (?:that|which) (?:says?|means?|looks? like|resembles?) (?:{OWNER} )?[\"']?\w+[\"']?(?: {SIGN})?"
               rf"| like (?:he|she|they) (?:is|are) (?:on|holding|using) {OWNER} {PHONE}"
-              rf"| (?:for|to be) (?:silence|silent|quiet)| {PURPOSE})?"
-              rf"(?: {AT_CHEST})?(?!\w|['’]\w)")
+              rf"| (?:for|(?:for {SOMEONE} )?to be) (?:silence|silent|quiet)| {PURPOSE})?"
+              rf"(?: {HELD_AT})?(?!\w|['’]\w)")
     return compile_pattern(rf"(?<![\w'])(?:{pattern}){behind}")
 
 
@@ -200,7 +204,7 @@ def compile_row(row):
     """
     leads = {"free": LEAD, "held": HOLD_LEAD, "made": MAKE_LEAD, "whole": ""}
     kinds = [kind for kind in leads if kind in row]
-    core = compile_pattern("|".join(row[kind] for kind in kinds))
+    core = compile_pattern(rf"(?<![\w'])(?:{'|'.join(row[kind] for kind in kinds)})")
     return core, compile_wording("|".join(f"{leads[kind]}(?:{row[kind]})" for kind in kinds))
 
 

@@ -5,6 +5,8 @@ In a pattern made of them a space also stands for a hyphen, with or without spac
 
 import re
 
+MARK = "\0"  # stands for the phrase while a caption is searched; no text file has it
+
 # Verbs that make a gesture, and verbs that also hold or show a thing: plural, singular, participle, past.
 MAKE_VERBS = """give gives giving gave | make makes making made | show shows showing showed | do does doing did
  flash flashes flashing flashed | throw throws throwing threw | form forms forming formed | pose poses posing posed
@@ -17,7 +19,8 @@ HOLD_VERBS = """hold holds holding held | raise raises raising raised | lift lif
  clench clenches clenching clenched | place places placing placed | press presses pressing pressed
  touch touches touching touched | keep keeps keeping kept | cross crosses crossing crossed | have has having had
  pinch pinches pinching pinched | shake shakes shaking shook | reach reaches reaching reached
- stretch stretches stretching stretched | wag wags wagging wagged | wiggle wiggles wiggling wiggled"""
+ stretch stretches stretching stretched | wag wags wagging wagged | wiggle wiggles wiggling wiggled
+ | punch punches punching punched"""
 OWN_VERBS = """wave waves waving waved | point points pointing pointed | salute salutes saluting saluted
  shush shushes shushing shushed | pray prays praying prayed | flip flips flipping flipped
  frame frames framing framed | talk talks talking talked | speak speaks speaking spoke
@@ -28,7 +31,8 @@ OWN_VERBS = """wave waves waving waved | point points pointing pointed | salute 
 TELL_VERBS = """say says saying said | tell tells telling told | ask asks asking asked | talk talks talking talked
  speak speaks speaking spoke | communicate communicates communicating communicated
  indicate indicates indicating indicated | express expresses expressing expressed
- greet greets greeting greeted | motion motions motioning motioned | scold scolds scolding scolded
+ greet greets greeting greeted | motion motions motioning motioned
+ | explain explains explaining explained | describe describes describing described | scold scolds scolding scolded
  signal signals signaling signaled | signal signals signalling signalled"""
 COUNT_VERBS = "count counts counting counted"
 CALL_VERBS = "call calls calling called"
@@ -51,10 +55,10 @@ OWNER = "(?:his|her|their|its|my|your|the|a|an|one|each|both|two)"
 LOOKS = ("(?:left|right|double|big|huge|quick|small|classic|open|raised|hand|own|closed|clenched|index|enthusiastic"
          "|clasped|folded|joined)")
 DET = f"(?:(?:{OWNER}|{LOOKS}|another|some|of|or) ){{0,5}}"
-HANDS = f"(?:(?:{OWNER}|{LOOKS}|of) ){{0,4}}(?:hand|finger|thumb|arm|palm|wrist)s?"
-RAISED = (r"(?:(?:is|are|was|were) )?(?:pointing up|pointed up|held up|held out|held high|stretched out|up|raised"
-          r"|lifted|extended|outstretched"
-          r"|out(?! of)|in the air|high|spread|stuck up)(?: in the air| high| apart| wide| open)?")
+HANDS = f"(?:(?:{OWNER}|{LOOKS}|of) ){{0,4}}(?:hand|finger|thumb|arm|forearm|palm|wrist)s?"
+RAISED = (r"(?:(?:is|are|was|were) )?(?:pointing up|pointed up|held up|held out|held high|stretched out"
+          r"|sticking (?:up|out)|up|raised|lifted|extended|outstretched"
+          r"|out(?! of)|in the air|high|spread|splayed|stuck up)(?: in the air| high| apart| wide| open)?")
 GESTURE = "(?:(?:hand )?(?:gesture|signal|pose)|hands? (?:sign|symbol|shape))s?"  # never a thing
 SIGN = f"(?:{GESTURE}|sign|symbol|shape)s?"  # could be a thing
 WITH_HANDS = f"(?:with|using|out of|from) {HANDS}"
@@ -72,14 +76,14 @@ AT_REST = "(?:on(?! (?:his|her|their|the) chest)|behind|around|under|over the|on
 # Behind hands that do nothing else: "in front of" is where he stands, "in his pockets" where they are
 ROOM = (r"(?:room|kitchen|office|house|home|studio|hallway|bedroom|bathroom|class\w*|park|garden|picture|photo|video"
         r"|background)")
-HANDS_END = (r"(?=[^\w\x20-]|$| (?:and|while|as|in front of|near|next to|at the camera"
+HANDS_END = (rf"(?=[^\w\x20-]|$| {MARK}| (?:and|while|as|in front of|near|next to|at the camera"
              rf"|to (?:the|a|an|his|her|someone)|in (?:the|an?) (?:\w+\x20){{0,2}}{ROOM})\b)")
 SHOWN_ALONE = (r"(?:^|(?<=up\x20)of |(?<=photo\x20)of |(?<=picture\x20)of |(?<=image\x20)of |(?<=view\x20)of "
                rf"|(?<=shot\x20)of ){DET}(?:\w+['’]s (?:{LOOKS} )*)?")  # nothing but the hand: "a close up of a fist"
 FORM = "(?:shape|form)"
 LETTER = r"(?:letters? )?[b-z](?!\w|[\x20-]?(?:shirt|neck))"
 SHAPE = f"(?:{LETTER}|circle|ring|triangle|square|diamond|zero|cross|heart|frame|face|shape|claw|rectangle)"
-POSITION = "(?:position|pose|shape|form|formation|gesture|sign|symbol)"
+POSITION = "(?:position|motion|pose|shape|form|formation|gesture|sign|symbol)"
 MEANING = ("(?:ok|okay|peace|victory|love|i love you|rock|rock and roll|horns|devil|cross|stop|silence|approval|like"
            "|calling|a phone call)")
 # Persons, as what stands before a verb

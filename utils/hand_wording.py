@@ -14,6 +14,7 @@ from utils.gesture_words import (
     HANDS,
     HANDS_END,
     HOLD_UP,
+    LETTER,
     LIFT,
     MEANING,
     NO_ADJECTIVE,
@@ -43,28 +44,40 @@ HANDIWORK = (r"(?:food|meal|dough|bread|pizza|pasta|noodle|cake|cookie|sandwich|
              r"|drink|coffee|tea|pot|clay|vase|bowl|basket|craft|doll|toy|model|jewel|bracelet|necklace|braid|rope|knot|hole"
              r"|snow|sand|fire|bed|music|sound|noise|mess|money|art|sculpture|statue|picture(?! frame)|photo|video|face"
              r"|trick|call)\w*")
-MADE_OF_HANDS = rf"{PICTURE_VERB} {DET}(?:(?!{HANDIWORK}|and|with|while|who|{OWNER}\b)\w+ ){{1,3}}?{WITH_FINGERS}"
+MADE_OF_HANDS = (rf"{PICTURE_VERB} {DET}(?:(?!{HANDIWORK}|gesture|sign|(?:and|with|while|who|{OWNER})\b)\w+ ){{1,3}}?"
+                 f"{WITH_FINGERS}")
 TELL = rf"{any_form(TELL_VERBS)}(?: (?!(?:and|with|while|who|that|phone|telephone)\b)[\w']+){{0,5}}? {WITH_FINGERS}"
 COUNT = (rf"{any_form(COUNT_VERBS)}(?: (?:to )?(?!(?:and|with|his|her|their|money|cash|coins?|bills?)\b)\w+)?"
          f" (?:(?:on|off|with|using) )?{DET}(?:fingers|hands)")
-HELD = f"(?:(?:crossed|held|raised|put|together|up) )?(?:{PLACE} )?"  # how and where hands are that are in a shape
+# How and where hands are that are in a shape
+HELD = ("(?:(?:crossed|held|raised|put|together|up|out|extended|outstretched|cupped|curled|bent) )?"
+        f"(?:{PLACE} )?")
+SIGN_VERB = any_form("make makes making made | do does doing did | throw throws throwing threw"
+                     " | flash flashes flashing flashed | form forms forming formed")
+SIGN_MATERIAL = "(?:protest|cardboard|wooden|wood|paper|neon|street|road|traffic|shop|warning|metal|homemade)"
 OUT = "(?:outstretched|out stretched|stretched out|extended|uplifted|upraised|raised)"
 
 HAND_TABLE = {
     "another": {
         "free": "gang signs?|(?:vulcan|spock|military|army|scout) salutes?|crossed fingers|jazz hands"
-                f"|fingers (?:are )?crossed|air quotes|wav(?:e|ing) {GESTURE}|(?:in )?(?:\\w+ )?sign language"
-                f"|{FINGERS}(?: (?:{RAISED}|together|crossed))?"
+                f"|fingers (?:are )?crossed|air quotes|live long and prosper|wav(?:e|ing) {GESTURE}"
+                r"|(?:in )?(?:\w+ )?sign language"
+                r"(?: (?:letter|word|number)s?(?: \w+)?)?"
+                f"|{FINGERS}(?: (?:{RAISED}|(?:close )?together|crossed|apart))?"
                 f"(?: (?:forming|making|in) (?:an?|the) {SHAPE}(?: {SIGN})?)?"
                 f"|(?:hand|finger|arm|thumb)s? {HELD}(?:in|into|as) (?:(?:an?|the) )?"
                 rf"(?:{FORM} of (?:(?:an?|the) )?\w+(?: {SIGN})?|{NO_ADJECTIVE}\w+ (?:\w+ )?{POSITION})"
                 f"|(?:hand|finger|arm)s? {HELD}(?:in|into|as) (?:an?|the) {SHAPE}(?: {SIGN})?"
                 r"|(?:hand|finger)s? (?:shaped|formed|held) (?:like|as|into) (?:an?|the) \w+"
-                rf"|(?:hand|finger)s? {HELD}(?:like|as) (?:(?:he|she|they) (?:is|are) \w+ing(?: {OWNER})?"
-                rf"|an?) \w+|(?:hand|finger)s? {HELD}like (?:binoculars|claws|wings|glasses)",
+                rf"|(?:hand|finger)s? {HELD}(?:like|as if|as though|as) (?:(?:he|she|they) (?:is|are|was|were) "
+                rf"(?:on {OWNER} |\w+ing (?:{OWNER} )?)|\w+ing (?:{OWNER} )?|an? )\w+"
+                f"|(?:hand|finger)s? {HELD}like (?:binoculars|claws|wings|glasses)"
+                f"|hands? (?:is |are )?(?:(?:half|partially|slightly) )?(?:closed|cupped|curled)"
+                r"(?! (?:around|on|over|to|with|behind|under)\b)",
         "made": f"salutes?|(?:number )?(?:one|two|three|four|five) {SIGN}|{SHAPE}s?(?: {SIGN})? {WITH_FINGERS}"
                 f"|{SIGN} (?:for|of) (?:the )?{MEANING}|{NUMBER}"
-                f"|(?:something|approval|poses?|{ADJECTIVE}poses?) {WITH_FINGERS}",
+                f"|(?:something|approval|poses?|{ADJECTIVE}poses?) {WITH_FINGERS}"
+                f"|(?:{ADJECTIVE})?(?:gap|space|distance) between {DET}(?:fingers|{FINGERS})",
         "held": f"{NUMBER} {WITH_FINGERS}",
         "whole": f"with {HANDS} (?:forming|making) (?:an?|the) {SHAPE}(?: {SIGN})?"
                  f"|{HOLD_UP} (?:{OWNER} )?{MANY} fingers|cross(?:ing|es|ed)? {DET}fingers"
@@ -76,16 +89,22 @@ HAND_TABLE = {
                  f"|(?:{MADE_OF_HANDS}|{TELL}){HANDS_END}|{COUNT}"
                  rf"|\w+ing (?:[\w']+ ){{0,4}}?(?:in |with |using |through )?(?:\w+ )?sign language"
                  rf"|(?:{PERSON}|(?<=\bis\x20)|(?<=\bare\x20)|(?<=\band\x20))signing{HANDS_END}"
+                 rf"|signing (?:the )?(?:(?:word|number|phrase) \w+|letter {LETTER})"
+                 rf"|(?:(?<=\bhands\x20)|(?<=\bfingers\x20))(?:forming|making|shaping) (?:an?|the) {SHAPE}"
+                 rf"|{SIGN_VERB}(?: up)? {DET}{NO_ADJECTIVE}(?:(?!{SIGN_MATERIAL}\b)\w+ ){{1,2}}signs?"
+                 r"(?! (?:that|for|on|with the|saying|reading)\b)"
                  f"|signall?ing(?= (?:to|at) {SOMEONE}|{HANDS_END})"},
     "hand": {
         "free": rf"(?:\w+ (?:shaped|like|style) )?hands? (?:sign|gesture|signal|symbol|motion)s?(?: (?:of"
                 rf"|for) {MEANING})?"
-                f"|(?:hand|arm)s? {RAISED}|{OUT} (?:hand|arm)s?",
+                f"|(?:hand|arm)s? {RAISED}|{OUT} (?:hand|arm)s?|(?:hand|palm)s? in front of the (?:camera|lens)",
         "made": f"(?:{ADJECTIVE})?gestures?|signs? {WITH_FINGERS}(?: {RAISED})?",
         "whole": f"gestur(?:ing|es|e)(?: {WITH_HANDS})?|{LIFT} {DET}(?:hand|arm)s?(?: {RAISED})?"
                  f"|{PUT_UP} (?:up|out) {DET}(?:hand|arm)s?"
                  f"|{any_form('extend extends extending extended | reach reaches reaching reached')} "
                  f"(?:out )?(?:with )?{DET}(?:hand|arm)s?(?: out)?"
+                 f"|{any_form('open opens opening opened | spread spreads spreading')} (?:out )?(?:his|her|their|both) "
+                 f"(?:hand|arm)s?(?: (?:wide|out|apart|open))*|block(?:ing|s|ed)? the (?:camera|lens) {WITH_HANDS}"
                  f"|stretch(?:ing|es|ed)? (?:out {DET}(?:hand|arm)s?|{DET}(?:hand|arm)s? out)"
                  f"|reach(?:ing|es|ed)? (?:out )?(?:to|towards?|for|at) the (?:camera|viewer|photographer)"
                  f"|reach(?:ing|es|ed)? out{HANDS_END}"

@@ -39,12 +39,14 @@ WHOLE_PHOTO = re.compile(r"^(?:(?:an?|the) )?(?:\w+ )?(?:photo|picture)s? of (?:
 PRINTED_BEFORE = re.compile(
     r"(?<!\w)(?:t ?-? ?shirt|tee|poster|sticker|flag|banner|mural|billboard|logo|card|emoji|graffiti)s? "
     r"(?:with (?:(?:an?|the|two) )?)?$", re.IGNORECASE)
-PRINTABLE = re.compile(r"(?!.*\b(?:his|her|their)\b).*(?:sign|symbol|heart|fist)s?$", re.IGNORECASE)
+PRINTABLE = re.compile(r"(?!.*\b(?:his|her|their|closed|clenched|balled)\b).*(?:sign|symbol|heart|fist)s?$",
+                       re.IGNORECASE)
 # Hands that hold something, or are held out to something: "a coin in his open palm", "extending his hand to a dog"
 HANDS_ONLY = re.compile(r".*(?<!\w)(?:hand|palm|arm|finger|fist)s?$", re.IGNORECASE)
 HOLDING = re.compile(rf"(?<!\w)(?:in|inside|into|from|under|off|around|between|through|out of) (?:{ARTICLE})?$",
                      re.IGNORECASE)
-HELD_OUT = re.compile(r".*(?<!\w)(?:out|extend|outstretched|reach|stretch)(?:ed|ing|es|s)?(?!\w)", re.IGNORECASE)
+HELD_OUT = re.compile(r".*(?<!\w)(?:out|extend|outstretched|reach|stretch|open|spread)(?:ed|ing|es|s)?(?!\w)",
+                      re.IGNORECASE)
 REACHED = re.compile(
     rf"[ -]+(?:(?:to|towards?|for|into|inside|through|under|from|over|across) (?!{SOMEONE}(?!\w)"
     r"|(?:the|his|her|their|its|one|each) (?:left|right|sides?|front)(?!\w)))", re.IGNORECASE)

@@ -4,6 +4,7 @@ import re
 
 from utils.gesture_words import (
     HANDS_END,
+    MARK,
     OWNER,
     PARTICIPLES,
     PAST_FORMS,
@@ -13,8 +14,6 @@ from utils.gesture_words import (
     WITH_FINGERS,
     compile_pattern,
 )
-
-MARK = "\0"  # stands for the phrase while a caption is searched; no text file has it
 
 SENTENCE_END = re.compile(r"[.!?…]+(?= |$)")
 # What holds a removed wording to the words before it, and may not stay at the end of a shortened caption.
