@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -47,6 +49,21 @@ def no_reader():
 def tiny_pipeline(tmp_path_factory):
     """Folder of a randomly initialised Stable Diffusion: 32x32 images, 16 tokens of width 32. Read only."""
     return build_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """List of the connections that are tried, all of which fail; nothing else says that there is no network."""
+    tried = []
+
+    def refuse(*address, **options):
+        tried.append(address)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return tried
 
 
 @pytest.fixture(scope="session")

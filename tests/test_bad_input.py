@@ -7,6 +7,7 @@ and leaves what was there as it was.
 import ast
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -28,9 +29,9 @@ from tests import tiny_captioners
 from tests.conftest import ROOT, without_rights
 from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
-from utils import cli, hagrid, results_table
+from utils import cli, hagrid, results_table, stable_diffusion
 from utils.fusion import TrainedFusion, save_fusion
-from utils.synthetic import render
+from utils.synthetic import feature_network, metric_check, render, tiny_stable_diffusion
 
 SIZES = {"gesture": "call", "sequence_length": 16, "embed_dim": 32}
 NUM_GOOD, NUM_BAD = 12, 5
@@ -241,6 +242,8 @@ def test_names_that_stay_in_it(name, world, tmp_path, capsys):
 NUMBERS = [("mu", value, 2) for value in ("-0.01", "1.01", "nan", "inf", "x")] + [
     ("num_inference_steps", "0", 2), ("num_inference_steps", "1000", 1), ("num_inference_steps", "1.5", 2),
     ("batch_size", "0", 2), ("batch_size", "-1", 2), ("guidance_scale", "nan", 2), ("guidance_scale", "-1", 2),
+    ("batch_size", "4097", 2), ("num_inference_steps", "10001", 2), ("resolution", "8193", 2), ("resolution", "7", 2),
+    ("guidance_scale", "1001", 2), ("batch_size", "9" * 5000, 2), ("num_images", "1e3", 2),
     ("seed", "-1", 2), ("seed", str(2**63), 2), ("seed", "x", 2),
     ("resolution", "33", 1), ("resolution", "0", 2), ("num_images", "0", 2),
     ("scheduler", "euler", 2), ("format", "bmp", 2), ("device", "quantum", 2)]
@@ -248,12 +251,14 @@ NUMBERS = [("mu", value, 2) for value in ("-0.01", "1.01", "nan", "inf", "x")] +
 
 @pytest.mark.parametrize(("flag", "value", "status"), NUMBERS)
 def test_numbers_beyond_their_limits(flag, value, status, world, tmp_path, capsys):
-    refused(image_generation, draw(world, img_save_path=tmp_path / "out", **{flag: value}), capsys, status, flag, value)
+    refused(image_generation, draw(world, img_save_path=tmp_path / "out", **{flag: value}), capsys, status, flag,
+            value[:60])
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize("flags", [
-    {"mu": 0}, {"mu": 1}, {"seed": 2**63 - 1}, {"guidance_scale": 0}, {"resolution": 64}])
+    {"mu": 0}, {"mu": 1}, {"seed": 2**63 - 1}, {"guidance_scale": 0}, {"guidance_scale": 1000}, {"resolution": 64},
+    {"batch_size": 4096}, {"num_images": 2**63 - 1}])
 def test_numbers_at_their_limits(flags, world, tmp_path, capsys):
     assert run(image_generation, draw(world, img_save_path=tmp_path / "out", **flags), capsys) == (0, [])
 
@@ -274,6 +279,38 @@ def test_training_refuses_settings_beyond_their_limits(flags, status, said, worl
     assert list(tmp_path.rglob("*.safetensors")) == []
 
 
+ABSURD = str(10**12)
+FLAGS = [(train, flag) for flag in ("batch_size", "embedding_batch_size", "embedding_steps", "finetune_steps",
+                                    "lora_rank", "resolution", "num_validation_images", "num_workers", "finetune_lr",
+                                    "embedding_lr", "fusion_lr", "weight_decay")]
+FLAGS += [(cal_kid, flag) for flag in ("num_subsets", "num_resamples", "batch_size", "num_workers")]
+FLAGS += [(hand_confidence, flag) for flag in ("max_num_hands", "num_workers")]
+FLAGS += [(render, flag) for flag in ("resolution", "num_train", "num_test", "num_workers")]
+FLAGS += [(hagrid, flag) for flag in ("resolution", "num_train", "num_test", "num_workers")]
+FLAGS += [(enrich_captions, flag) for flag in ("batch_size", "num_parallel", "timeout", "retries", "max_attempts")]
+FLAGS += [(metric_check, flag) for flag in ("num_images", "num_sets", "resolution", "batch_size", "num_workers")]
+FLAGS += [(feature_network, flag) for flag in ("hands_per_gesture", "steps", "batch_size", "num_threads")]
+FLAGS += [(tiny_stable_diffusion, flag) for flag in ("num_images", "vae_steps", "batch_size", "num_threads")]
+FLAGS += [(VitGpt2, "batch_size"), (dataset_evaluate, "batch_size"), (dataset_evaluate, "num_workers")]
+
+
+@pytest.mark.parametrize(("script", "flag"), FLAGS, ids=[f"{script.__name__} {flag}" for script, flag in FLAGS])
+def test_numbers_that_would_fill_the_memory_are_refused_with_the_range_that_help_shows(script, flag, capsys):
+    refused(script, [f"--{flag}", ABSURD], capsys, 2, f"argument --{flag}: must be", f"not '{ABSURD}'")
+    with pytest.raises(SystemExit):
+        script.parse_args([f"--{flag}", ABSURD])
+    limits = re.search(r"number from (\S+ to \S+), not", capsys.readouterr().err)[1]
+    with pytest.raises(SystemExit):
+        script.parse_args(["--help"])
+    assert f"[{limits}]" in " ".join(capsys.readouterr().out.split())
+
+
+def test_images_that_the_memory_of_a_cpu_cannot_hold_are_one_line(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(stable_diffusion, "sample_images", lambda *_: torch.empty(2**55, dtype=torch.uint8))
+    args = draw(world, img_save_path=tmp_path / "out")
+    refused(image_generation, [*args, "--batch_size", 2], capsys, 1, "too little memory", "try --batch_size 1")
+
+
 # Features
 
 
@@ -285,6 +322,11 @@ class Payload:
 
     def __reduce__(self):
         return open, (str(self.path), "w")
+
+
+def np_header(text):
+    """A .npy file that ends after a header."""
+    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + (text.ljust(117) + "\n").encode()
 
 
 def write_feature(path, kind):
@@ -299,6 +341,15 @@ def write_feature(path, kind):
         array[5] = float(kind)
     elif kind == "text":
         array = array.astype(str)
+    elif kind == "nested header":
+        path.write_bytes(np_header("(" * 90))
+        return
+    elif kind == "open header":
+        path.write_bytes(np_header("{'descr': '<f4', 'shape': (10L, }"))
+        return
+    elif kind == "huge shape":
+        path.write_bytes(np_header("{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,), }"))
+        return
     elif kind == "62":
         array = array[:62]
     elif kind == "complex":
@@ -308,7 +359,8 @@ def write_feature(path, kind):
         path.write_bytes(path.read_bytes()[:100])
 
 
-@pytest.mark.parametrize("kind", ["62", "nan", "inf", "objects", "text", "complex", "archive", "cut"])
+@pytest.mark.parametrize("kind", ["62", "nan", "inf", "objects", "text", "complex", "archive", "cut", "nested header",
+                                  "open header", "huge shape"])
 @pytest.mark.parametrize("script", [train, image_generation], ids=["train", "image_generation"])
 def test_features_that_are_none(script, kind, world, tiny_pipeline, tmp_path, capsys):
     write_feature(tmp_path / "feature.npy", kind)
@@ -364,7 +416,9 @@ def test_model_folders_that_are_damaged_or_of_another_kind(script, how, said, wo
 
 @pytest.mark.parametrize(("change", "said"), [
     ({"embed_dim": 16}, "fusion.safetensors"), ({"sequence_length": 8}, "8 x 32"), ({"fusion": "other"}, "fusion.json"),
-    ({"feature_dim": "x"}, "fusion.json")])
+    ({"feature_dim": "x"}, "fusion.json"), ({"resolution": "x"}, "resolution"), ({"resolution": 10**9}, "resolution"),
+    ({"sequence_length": 16.0}, "sequence_length"), ({"fusion": []}, "fusion.json"),
+    ({"fusion": "frozen", "seed": -1}, "seed")])
 def test_a_fusion_of_another_model(change, said, world, tmp_path, capsys):
     shutil.copytree(world / "model", tmp_path / "model")
     config = json.loads((tmp_path / "model" / "fusion.json").read_text())

@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 from utils.captions import clean_caption
 from utils.cli import UserError
 from utils.hub import fetch_transformers_folder
-from utils.image_text_models import load_captioner
+from utils.image_text_models import load_captioner, load_clip
 from utils.images import open_image, read_aligned
 
 SCRIPTS = {"BLIP2": (BLIP2, tiny_captioners.build_tiny_blip2),
@@ -224,6 +224,62 @@ def test_damaged_model_is_refused_by_part(damage, problem, models, tmp_path):
         load("VitGpt2", folder)
 
 
+QUANTIZED = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+BAD_CONFIGS = [  # file, what changes in it, what the message says
+    ("config.json", QUANTIZED, "config.json: its weights are quantized"),
+    ("config.json", {"decoder": {"model_type": "gpt2", **QUANTIZED}}, "config.json: its weights are quantized"),
+    ("config.json", {"decoder": {"model_type": "gpt2", "_attn_implementation": "owner/kernel"}}, "code of the hub"),
+    ("config.json", {"decoder": {"model_type": "gpt2", "n_layer": 2**70}}, "n_layer cannot be more than"),
+    ("config.json", {"decoder": 5}, "the model does not load"),
+    ("config.json", {"encoder": {"model_type": "vit", "num_attention_heads": 0}}, "the model does not load"),
+    ("generation_config.json", {"eos_token_id": "x"}, "the model does not "),
+    ("generation_config.json", {"decoder_start_token_id": 2**70}, "the model does not "),
+    ("tokenizer_config.json", {"tokenizer_class": 5}, "the tokenizer does not load"),
+    ("preprocessor_config.json", {"size": "x"}, "the image processor does not load"),
+    ("preprocessor_config.json", {"size": {"height": 0, "width": 4}}, "the image processor does not load"),
+    ("preprocessor_config.json", {"image_mean": [1, 2]}, "the image processor does not load"),
+    ("preprocessor_config.json", {"size": {"height": 8, "width": 8}}, "the model does not work"),
+    ("adapter_config.json", {"base_model_name_or_path": "owner/base", "peft_type": "LORA"}, "it is an adapter"),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "said"), BAD_CONFIGS)
+def test_a_config_that_is_none_is_one_line_with_the_part_and_asks_nobody(file, change, said, models, tmp_path, asked):
+    folder = shutil.copytree(models["VitGpt2"], tmp_path / "model")
+    config = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    (folder / file).write_text(json.dumps({**config, **change}))
+    with pytest.raises(UserError) as refused:
+        fetch_transformers_folder(str(folder), "vision-encoder-decoder")
+        model = load("VitGpt2", folder)
+        model.caption([model.prepare(Image.new("RGB", (9, 7)))])
+    message = str(refused.value)
+    assert said in message and str(folder) in message and "\n" not in message, message
+    assert asked == []
+
+
+@pytest.mark.parametrize(("file", "change", "said"), [
+    ("config.json", {"text_config": {**QUANTIZED}}, "quantized"),
+    ("tokenizer_config.json", {"model_max_length": "x"}, "the tokenizer does not work"),
+    ("tokenizer_config.json", {"pad_token": "no such token"}, "the tokenizer does not work"),
+    ("preprocessor_config.json", {"do_center_crop": False}, "the model does not work"),
+])
+def test_a_clip_that_does_not_fit_together_is_one_line(file, change, said, tmp_path, asked):
+    folder = tiny_captioners.build_tiny_clip(tmp_path / "clip")
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**config, **change}))
+    with pytest.raises(UserError, match=said):
+        load_clip(str(folder), fetch_transformers_folder(str(folder), "clip"), "cpu")
+    assert asked == []
+
+
+def test_too_little_memory_of_a_cpu_is_said_with_the_flag_that_helps(models, monkeypatch):
+    model = load("VitGpt2", models["VitGpt2"])
+    image = model.prepare(Image.new("RGB", (9, 7)))
+    monkeypatch.setattr(model.model, "generate", lambda **_: torch.empty(2**55, dtype=torch.uint8))
+    with pytest.raises(UserError, match="--batch_size 2 is too much for cpu; give a smaller one"):
+        model.caption([image, image])
+
+
 def test_model_that_lacks_weights_is_refused(models, tmp_path):
     folder = shutil.copytree(models["VitGpt2"], tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
@@ -240,7 +296,7 @@ def test_model_that_lacks_weights_is_refused(models, tmp_path):
     (lambda folder: shutil.rmtree(folder), "no such folder; give the folder of a blip-2 model or a hub id"),
     (lambda folder: (folder / "config.json").unlink(), "no config.json there; give the folder of a blip-2"),
     (lambda folder: (folder / "config.json").write_text('{"model_type": "git"}'), "is of a git model; give the"),
-    (lambda folder: (folder / "config.json").write_text("[]"), "is of a None model; give the"),
+    (lambda folder: (folder / "config.json").write_text("[]"), "config.json: holds a list"),
     (lambda folder: (folder / "config.json").write_text("{"), "config.json: not valid JSON"),
     (lambda folder: (folder / "model.safetensors").unlink(), "no weights there"),
 ])

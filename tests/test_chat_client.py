@@ -232,7 +232,10 @@ def test_an_address_with_or_without_the_end_is_taken(text, path):
 
 @pytest.mark.parametrize("text", [
     "", "localhost:11434", "ftp://a/v1", "http://", "http://a:99999", "http://a:x", "http://sk-1:sk-2@a/v1",
-    "http://a/v1?key=sk-1", "http://a/v1#sk-1", "http://[::1", "http://a/v 1", "http://a/\u00e9", "http://a:0/v1"])
+    "http://a/v1?key=sk-1", "http://a/v1#sk-1", "http://[::1", "http://a/v 1", "http://a/\u00e9", "http://a:0/v1",
+    "http://ex ample", "http://b\u00fccher.example/v1", "http://a\n/v1", "http://a/v1\n", " http://a", "http://a..b",
+    "http://.a", f"http://{'a' * 64}/v1", f"http://{'a.' * 130}b/v1", "http://[v1.x]/", "http://[::1]x", "http://::1/",
+    "http://[]", "http://a:80:90", "http://sk-1@[::1", "http://%41/"])
 def test_any_other_address_is_refused_without_being_repeated(text):
     with pytest.raises(ValueError) as caught:
         parse_address(text)

@@ -1,5 +1,6 @@
 """Captions rewritten by a model: the prompt, the check of answers, who is asked again, and a real local model."""
 
+import json
 import threading
 import time
 
@@ -306,6 +307,11 @@ def test_a_list_is_refused_unless_every_line_carries_the_phrase_once(enriched, p
 # A model on this machine
 
 
+def change(folder, file, **changes):
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**config, **changes}))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = build_trained_model(tmp_path_factory.mktemp("chat") / "trained")
@@ -347,14 +353,39 @@ def test_a_model_that_babbles_leaves_every_line_to_the_rules(tmp_path):
     (lambda folder: (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}"), "chat template fails"),
     (lambda folder: (folder / "model.safetensors").unlink(), "language model does not load"),
     (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 100), "language model does not load"),
-    (lambda folder: (folder / "config.json").unlink(), "tokenizer does not load|language model does not load"),
+    (lambda folder: (folder / "config.json").unlink(), "no config.json there"),
+    (lambda folder: (folder / "config.json").write_text("[]"), "config.json: holds a list"),
+    (lambda folder: change(folder, "config.json", quantization_config={"quant_method": "gptq"}), "quantized"),
+    (lambda folder: change(folder, "config.json", attn_implementation="owner/kernel"), "code of the hub"),
+    (lambda folder: change(folder, "config.json", rms_norm_eps="x"), "does not load .*rms_norm_eps"),
+    (lambda folder: change(folder, "config.json", hidden_act="no such"), "language model does not load"),
+    (lambda folder: change(folder, "config.json", model_type="no such"), "does not load"),
+    (lambda folder: change(folder, "generation_config.json", eos_token_id="x"), "ends an answer .eos_token_id is 'x'"),
+    (lambda folder: change(folder, "generation_config.json", eos_token_id=[]), "ends an answer"),
+    (lambda folder: change(folder, "generation_config.json", eos_token_id=2**70), "ends an answer"),
+    (lambda folder: [change(folder, "generation_config.json", eos_token_id=None),
+                     change(folder, "config.json", eos_token_id=None),
+                     change(folder, "tokenizer_config.json", eos_token=None)], "ends an answer .eos_token_id is None"),
+    (lambda folder: change(folder, "tokenizer_config.json", tokenizer_class=5), "tokenizer does not load"),
+    (lambda folder: (folder / "chat_template.jinja").write_text("{% for"), "chat template fails"),
+    (lambda folder: (folder / "chat_template.jinja").write_text("{{ 1 / 0 }}"), "chat template fails"),
+    (lambda folder: (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}'), "an adapter"),
 ])
-def test_a_damaged_model_is_named_in_one_line(tmp_path, damage, words):
+def test_a_damaged_model_is_named_in_one_line(tmp_path, damage, words, asked):
     folder = build_babbling_model(tmp_path / "model")
     damage(folder)
     with pytest.raises(UserError, match=words) as caught:
         LocalModel(str(folder), "cpu").ask([Question("hello", 0, True)])
-    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value) and asked == []
+
+
+def test_a_tokenizer_without_padding_pads_with_the_end_of_the_model(tmp_path):
+    folder = build_babbling_model(tmp_path / "model")
+    questions = [Question("hello", 0, True), Question("a man in a hat", 0, True)]
+    expected = LocalModel(str(folder), "cpu").ask(questions)
+    change(folder, "tokenizer_config.json", eos_token=None, pad_token=None)
+    model = LocalModel(str(folder), "cpu")
+    assert model.tokenizer.pad_token_id == model.ends[0] and model.ask(questions) == expected
 
 
 def test_a_model_that_cannot_be_fetched_is_named(tmp_path):

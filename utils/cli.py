@@ -77,7 +77,7 @@ def number(text, convert, low, high, wanted):
     except ValueError:
         value = math.nan
     if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be {wanted}, not {text[:60]!r}")
     return value
 
 
