@@ -232,7 +232,7 @@ def main(args):
            "captions_path": str(args.captions_path), "model": args.model, "gesture": args.gesture,
            "phrase": args.phrase, "seed": args.seed}
     try:
-        print("\n".join(format_numbers(row)), flush=True)
+        cli.print_lines(format_numbers(row))
     finally:
         if args.output:
             cli.append_row(args.output, row)

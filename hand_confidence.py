@@ -268,7 +268,7 @@ def main(args):
 
     # Print, then save, even where the reader of what is printed has gone
     try:
-        print("\n".join([*format_table(rows), format_summary(rows)]), flush=True)
+        cli.print_lines([*format_table(rows), format_summary(rows)])
     finally:
         for row in rows if args.output else []:
             cli.append_row(args.output, row)

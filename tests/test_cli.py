@@ -187,9 +187,10 @@ def test_a_broken_pipe_elsewhere_is_reported():
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_output_that_cannot_be_written_is_an_error():
+@pytest.mark.parametrize("body", ["print('lost')", "cli.print_lines(['lost'])"])
+def test_output_that_cannot_be_written_is_an_error(body):
     with open("/dev/full", "w") as full:
-        result = run_code("print('lost')", stdout=full)
+        result = run_code(body, stdout=full)
     assert (result.returncode, result.stderr) == (1, "error: standard output: No space left on device\n")
 
 

@@ -199,6 +199,15 @@ def require_gesture(parser, name, flag="--gesture"):
 # Running
 
 
+def print_lines(lines):
+    """Lines on standard output, now and not at exit; an OSError names it."""
+    try:
+        print("\n".join(lines), flush=True)
+    except OSError as error:
+        error.filename = "standard output"
+        raise
+
+
 def print_error(message, kind="error"):
     """One line on standard error, clear of any progress bar."""
     tqdm = sys.modules.get("tqdm")

@@ -292,7 +292,7 @@ def compare_folders(args, distance):
 
     # Print, then save, even where the reader of what is printed has gone
     try:
-        print("\n".join(lines), flush=True)
+        cli.print_lines(lines)
     finally:
         for row in rows if args.output else []:
             cli.append_row(args.output, row)
