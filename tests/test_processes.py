@@ -19,7 +19,8 @@ from tests.training_world import write_world
 from utils import processes
 from utils.cli import read_rows
 
-LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "--num_machines", 1, "--main_process_port"]
+# What accelerate launch calls for several GPUs; on a CPU it would start one process whatever --num_processes says.
+LAUNCH = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port"]
 FLAGS = ["--batch_size", 3, "--embedding_steps", 3, "--embedding_lr", 0.01, "--finetune_steps", 4, "--finetune_lr",
          1e-4, "--num_validation_images", 1, "--keep_checkpoints"]
 
@@ -31,7 +32,7 @@ def world(tmp_path_factory, tiny_pipeline):
 
 
 def launch(args, **options):
-    """Two processes of a script, as `accelerate launch --cpu --num_processes 2` starts them, on a free port."""
+    """Two processes of a script, as `accelerate launch --num_processes 2` starts them, on a free port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     command = [sys.executable, *map(str, [*LAUNCH, port, *args])]
@@ -145,6 +146,23 @@ def test_two_processes_measure_what_one_measures(tmp_path, run_script):
     assert one.keys() == two.keys() and one["kid_h_num_fake"] == two["kid_h_num_fake"] > 2
     assert one["kid_h"] == pytest.approx(two["kid_h"], rel=1e-4) and one["num_skipped"] == two["num_skipped"] == 1
     assert len(output.splitlines()) == len(alone.stdout.splitlines())
+
+
+def test_two_processes_end_their_group_and_tell_an_explosion_once(world, tmp_path):
+    script = tmp_path / "watch.py"
+    script.write_text(
+        "import os, sys; sys.path.insert(0, '.')\n"
+        "import torch, train; from utils import cli\n"
+        "try: cli.run_main(train.main, train.parse_args())\n"
+        "finally: open('-'.join(sys.argv[-1:] + [os.environ['RANK']]), 'w').write("
+        "str(torch.distributed.is_initialized()))")
+    for steps, wanted in ((0, 0), (1, 1)):  # finetune_steps and exit status
+        status, _, errors = finish(launch([script, *world[1], "--embedding_steps", 0, "--finetune_steps", steps,
+                                           "--finetune_lr", 1e30, "--lr_warmup_steps", 0, "--output_dir",
+                                           tmp_path / str(steps)]))
+        is_grouped = [(tmp_path / f"{steps}-{rank}").read_text() for rank in range(2)]
+        assert status == wanted and is_grouped == ["False", "False"], errors
+        assert errors.count("error: ") == wanted and ("is not finite any more" in errors) == bool(wanted)
 
 
 # Shares
