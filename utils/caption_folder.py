@@ -35,6 +35,16 @@ def file_stamp(path):
     return [status.st_size, status.st_mtime_ns]
 
 
+def check_record(record):
+    """The record. ValueError, LookupError or TypeError unless it has a name, a stamp, and a caption or a problem."""
+    texts = {key: record[key] for key in ("name", "caption", "problem") if key in record}
+    stamp = record["stamp"]
+    is_line = all(isinstance(text, str) and len(text.splitlines()) == 1 for text in texts.values())
+    if not is_line or len(texts) != 2 or "name" not in texts or not (stamp is None or isinstance(stamp, list)):
+        raise ValueError("not a record of an image")
+    return record
+
+
 def can_be_read(path):
     with contextlib.suppress(cli.UserError):
         return open_image(path) is not None
@@ -70,8 +80,8 @@ class CaptionFolder:
                 if number == 1:
                     settings = dict(json.loads(line)["settings"])
                 else:
-                    records |= {record["name"]: record for record in json.loads(line)["batch"]}
-            except (ValueError, LookupError, TypeError) as error:
+                    records |= {record["name"]: check_record(record) for record in json.loads(line)["batch"]}
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
                 raise cli.UserError(f"{self.journal}, line {number}: not what a captioner writes; "
                                     "restore the file, or start anew with --overwrite") from error
         return settings, records, size

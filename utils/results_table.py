@@ -26,6 +26,17 @@ def parse_args(argv=None):
     return args
 
 
+def check_rows(rows, path):
+    """UserError that names the first line that no metric script writes: a name or number of another kind."""
+    for line, row in enumerate(rows, 1):
+        kinds = {f"{key}{end}": (int, float, type(None)) for key in (*COUNTS, *RATES, *DISTANCES)
+                 for end in ("", "_low", "_high")}
+        wrong = [key for key, kind in {**kinds, "name": str}.items() if key in row and not isinstance(row[key], kind)]
+        wrong += [key for key in kinds if row.get(f"{key}_low") is not None and row.get(f"{key}_high") is None]
+        if wrong:
+            raise cli.UserError(f"{path}, line {line}: {wrong[0]} is not what a metric script writes; remove the line")
+
+
 def format_value(row, key):
     """A number with the interval that stands beside it in its row."""
     def short(value):
@@ -86,6 +97,7 @@ def format_table(cells, names):
 
 def main(args):
     rows = cli.read_rows(args.results)
+    check_rows(rows, args.results)
     print("\n".join(format_table(*collect_cells(rows))))
 
 
