@@ -8,20 +8,26 @@ import json
 import os
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from utils import results_table
 from utils.annotations import read_gesturing_boxes
+from utils.caption_folder import CaptionFolder, file_stamp
 from utils.captions import clean_caption
+from utils.checkpoint import CheckpointFolder
 from utils.cli import UserError, read_json, read_rows
 from utils.clip_tokens import load_token_counter
 from utils.enriched_file import EnrichedFile
 from utils.enrichment import Answer, check_answer
 from utils.enrichment_rules import Target, enrich_by_rules, find_other_gesture, has_phrase_once
 from utils.folder_cache import Block, FolderCache
+from utils.fusion import TrainedFusion, load_fusion, save_fusion
 from utils.gesture_encoder import load_feature
 from utils.gestures import GESTURES
+from utils.hub import read_config
 from utils.images import FORMATS, open_image, read_aligned, read_lines, safe_join
 
 NUM_EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", 0))
@@ -113,6 +119,91 @@ def test_journals(file, lines, is_cut):
     phrase = GESTURES["call"].phrase
     journal = own_error(EnrichedFile, folder, "BLIP2", {"phrase": phrase})
     assert journal is None or all(has_phrase_once(row["enriched"], phrase) for row in journal.rows.values())
+
+
+RECORDS = st.fixed_dictionaries({"name": st.sampled_from(["a.png", "b.png", "c.png", 5])}, optional={
+    "stamp": st.sampled_from([None, [1, 2], "x"]), "problem": st.sampled_from(["", "no caption in two attempts", 5]),
+    "caption": st.sampled_from(["a hand", "", "two\nlines", "\u2028", 5, None])})
+BATCHES = st.lists(st.fixed_dictionaries({"batch": st.lists(RECORDS, max_size=2)}).map(json.dumps), max_size=3)
+
+
+@given(settings_line=st.sampled_from([{"settings": {}}, {"settings": {}}, {"settings": 5}, []]), is_cut=st.booleans(),
+       is_same=st.booleans(), lines=BATCHES | st.lists(JSON_VALUES.map(json.dumps) | st.text(max_size=20), max_size=2))
+def test_journals_of_captioners(file, settings_line, lines, is_cut, is_same):
+    folder = file.parent / "captioned"
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for name in ("a.png", "b.png"):
+        (folder / "images" / name).write_bytes(b"x")
+    if is_same:  # a record of these very files
+        stamp = json.dumps(file_stamp(folder / "images" / "a.png"))
+        lines = [line.replace("[1, 2]", stamp) for line in lines]
+    (folder / "BLIP2_captions.jsonl").write_text("\n".join([json.dumps(settings_line), *lines]) + "\n" * (not is_cut),
+                                                 encoding="utf-8", errors="surrogatepass", newline="\n")
+    journal = own_error(CaptionFolder, folder, "BLIP2")
+    if journal is None:
+        return
+    own_error(journal.check, {})
+    if not journal.unfinished():
+        assert all(isinstance(caption, str) and len(caption.splitlines()) == 1 for _, caption in journal.listed())
+        assert journal.summary()
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Folder of two checkpoints."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for step in (1, 2):
+        CheckpointFolder(folder).write(step, {"losses": {"a": torch.full((2,), float(step))}}, {"stage": "Stage II"})
+    return folder
+
+
+@given(state=JSON_VALUES | st.dictionaries(st.sampled_from(["step", "files", "pieces", "stage", "scaler", "digest"]),
+                                           JSON_VALUES), cut=st.integers(0, 200))
+def test_checkpoints(checkpoints, state, cut):
+    path = checkpoints / "step-0000002" / "checkpoint.json"
+    path.write_text(json.dumps(state)[:cut or None], encoding="utf-8")
+    newest = CheckpointFolder(checkpoints, warn=lambda message: None).newest()
+    assert newest.state["step"] == 1 and newest.load("losses")["a"].tolist() == [1, 1]  # the whole one before
+
+
+@given(config=JSON_VALUES | st.fixed_dictionaries({}, optional={
+    "fusion": st.sampled_from(["trained", "frozen", 5, []]), "sequence_length": st.just(4) | JSON_VALUES,
+    "embed_dim": st.just(3) | JSON_VALUES, "feature_dim": st.just(2) | JSON_VALUES, "seed": st.just(0) | JSON_VALUES,
+    "resolution": st.just(64) | JSON_VALUES}), data=st.none() | st.binary(max_size=100))
+def test_fusions(file, config, data):
+    folder = file.parent / "fusion"
+    folder.mkdir(exist_ok=True)
+    save_fusion(folder, TrainedFusion(3, 2), torch.ones(2), {"sequence_length": 4})
+    (folder / "fusion.json").write_text(json.dumps(config), encoding="utf-8")
+    if data is not None:
+        (folder / "fusion.safetensors").write_bytes(data)
+    loaded = own_error(load_fusion, folder)
+    assert loaded is None or (loaded[1].tolist() == [1, 1] and loaded[2] == config
+                              and loaded[0](torch.ones(1, 4, 3), loaded[1]).shape == (1, 4, 3))
+
+
+@given(config=JSON_VALUES | st.dictionaries(st.sampled_from(["a", "num_layers", "attn_implementation", "text_config",
+                                                             "quantization_config"]), JSON_VALUES))
+def test_configs_of_models(file, config):
+    file.write_text(json.dumps(config), encoding="utf-8")
+    found = own_error(read_config, file)
+    assert found is None or (found == config and found.get("quantization_config") is None)
+
+
+KEYS = ["name", "script", "protocol", "features", *(f"{key}{end}" for key in ("fid", "kid_h", "num_images", "hand_conf")
+                                                    for end in ("", "_low", "_high", "_unit", "_num_real"))]
+
+
+CELLS = st.sampled_from([None, True, 5, 0.25, -1e9, float("nan"), "hand_confidence.py", "clean", "", [], {}, [1]])
+
+
+@given(rows=st.lists(st.dictionaries(st.sampled_from(KEYS), CELLS), min_size=1, max_size=3))
+def test_tables(file, rows):
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    read = own_error(read_rows, file)
+    if own_error(lambda: results_table.check_rows(read, file) or True):
+        cells, names = results_table.collect_cells(read)
+        assert len(results_table.format_table(cells, names)) == len(cells) + 1
 
 
 @given(data=st.data(), name=st.sampled_from(FORMATS), mode=st.sampled_from(["RGB", "L"]))

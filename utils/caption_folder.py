@@ -34,6 +34,16 @@ def file_stamp(path):
     return [status.st_size, status.st_mtime_ns]
 
 
+def check_record(record):
+    """The record. ValueError, LookupError or TypeError unless it has a name, a stamp, and a caption or a problem."""
+    texts = {key: record[key] for key in ("name", "caption", "problem") if key in record}
+    stamp = record["stamp"]
+    is_line = all(isinstance(text, str) and len(text.splitlines()) == 1 for text in texts.values())
+    if not is_line or len(texts) != 2 or "name" not in texts or not (stamp is None or isinstance(stamp, list)):
+        raise ValueError("not a record of an image")
+    return record
+
+
 def can_be_read(path):
     with contextlib.suppress(cli.UserError):
         return open_image(path) is not None
@@ -42,7 +52,7 @@ def can_be_read(path):
 
 def parse_batch(row):
     """The records of a row of the journal by the names of their images."""
-    return {record["name"]: record for record in row["batch"]}
+    return {record["name"]: check_record(record) for record in row["batch"]}
 
 
 def lock_captions(folder, captioner):

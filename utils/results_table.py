@@ -38,6 +38,15 @@ def check_row(row):
             raise ValueError(f"{key} has one end of an interval only")
 
 
+def check_rows(rows, path):
+    """UserError that names the first line of a file that no metric script writes."""
+    for number, row in enumerate(rows, 1):
+        try:
+            check_row(row)
+        except ValueError as error:
+            raise cli.UserError(f"{path}, line {number}: {error}; correct or remove the line") from error
+
+
 def format_value(row, key):
     """A number with the interval that stands beside it in its row."""
     def short(value):
@@ -99,11 +108,7 @@ def format_table(cells, names):
 
 def main(args):
     rows = cli.read_rows(args.results)
-    for number, row in enumerate(rows, 1):
-        try:
-            check_row(row)
-        except ValueError as error:
-            raise cli.UserError(f"{args.results}, line {number}: {error}; correct or remove the line") from error
+    check_rows(rows, args.results)
     print("\n".join(format_table(*collect_cells(rows))))
 
 
