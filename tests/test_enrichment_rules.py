@@ -222,8 +222,6 @@ a man making a phone sign with his thumb and pinky -> a man ~
 a man making a sign with his thumb and index finger -> a man ~
 a woman making a small gesture with her thumb and index finger -> a woman ~
 a man with his hand in the shape of a phone -> a man ~
-a man with his hand in the shape of a fist -> a man ~
-a man with his hand in the shape of a gun -> a man ~
 a man with his arms in the shape of an x -> a man ~
 a man with his hands in the form of a heart -> a man ~
 a man with fingers in the shape of a v -> a man ~
@@ -233,8 +231,6 @@ a woman in namaste pose -> a woman ~
 a man with his hand in a fist position -> a man ~
 a man holding his hands in a t position -> a man ~
 a man holding his hand in a peace sign -> a man ~
-a man holding his hand in the ok sign -> a man ~
-a man holding his hand in a stop gesture -> a man ~
 a man holding his hand in a thumbs up position -> a man ~
 a woman praying with her hands together -> a woman ~
 a man holding two fingers close together -> a man ~
@@ -293,7 +289,6 @@ a man with an ok hand -> a man ~
 a man holding up the number two with his fingers -> a man ~
 a man showing number two -> a man ~
 a man making number three with his fingers -> a man ~
-a man showing the number four with his fingers -> a man ~
 a man holding up three of his fingers -> a man ~
 a man holding up five of his fingers -> a man ~
 a man holding up all four fingers -> a man ~
@@ -317,11 +312,9 @@ his hand is up -> his hand ~
 a man with his hands folded -> a man ~
 a man making a claw with his hand -> a man ~
 a man flipping someone off -> a man ~
-a man flipping the camera off -> a man ~
 a man giving the bird -> a man ~
 a man holding his hand in a gun shape -> a man ~
 a man with his hand shaped like a gun -> a man ~
-a man with his hand shaped like a phone -> a man ~
 a man holding his hand like a phone -> a man ~
 a man with his fingers forming a circle -> a man ~
 a man with his hands forming a heart -> a man ~
@@ -381,6 +374,30 @@ the boys have raised their hands -> the boys are ~
 the boys are giving thumbs up and the girls are making peace signs -> the boys are ~ beside the girls
 a man making a peace sign while another man makes a fist -> a man ~ beside another man
 a man is waving. Another man is pointing. -> a man is ~ beside another man.
+a man is holding his hand near his ear like he is on the phone -> a man is ~
+a man holding his hand as if holding a glass -> a man ~
+a woman pretending to be on the phone -> a woman ~
+a woman with her hand extended in a stop motion -> a woman ~
+a woman putting her hand in front of the camera -> a woman ~
+a man blocking the camera with his hand -> a man ~
+a man with his hand half closed -> a man ~
+a man with his hand cupped in front of him -> a man ~
+a man opening his arms wide -> a man ~
+a man in a t-shirt with a closed fist -> a man in a t-shirt ~
+a man punching his fist toward the camera -> a man ~ toward the camera
+a man with his thumb sticking up -> a man ~
+a boy doing the scout sign -> a boy ~
+a man making a live long and prosper sign -> a man ~
+a woman making a peace sign upside down -> a woman ~
+a man throwing up deuces -> a man ~
+a man with three fingers up on his left hand -> a man ~
+a man raising his index finger to make a point -> a man ~
+a man gesturing for someone to be quiet -> a man ~
+a woman signing the word love -> a woman ~
+a man showing a small gap between his fingers -> a man ~
+a woman with her thumb and index finger close together -> a woman ~
+two hands forming a triangle -> two hands ~
+his palm is facing the camera -> his hand ~
 """
 APPENDED = """
 a man in a peace t-shirt -> a man in a peace t-shirt ~
@@ -506,6 +523,11 @@ a basketball player during a timeout -> a basketball player during a timeout ~
 a boy in a spider-man shirt -> a boy in a spider-man shirt ~
 the palm of a glove -> the palm of a glove ~
 a woman saying goodbye to her friends -> a woman saying goodbye to her friends ~
+a man opening his hand to show a coin -> a man opening his hand to show a coin ~
+a woman with her hand closed around a mug -> a woman with her hand closed around a mug ~
+a woman making a big cardboard sign -> a woman making a big cardboard sign ~
+a boy making a sign for his mother -> a boy making a sign for his mother ~
+a woman with her hand in front of her face -> a woman with her hand in front of her face ~
 """
 KEPT = """
 a man ~ -> a man ~
