@@ -11,6 +11,7 @@ neither the batch size nor an interruption changes it, nor the number of process
 """
 
 import contextlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def parse_args(argv=None):
         cli.require_file(parser, args.feature_npy_path, "--feature_npy_path")
     if not args.base:
         cli.require_dir(parser, args.ckpt, "--ckpt", "give the model folder that train.py wrote")
-    if args.img_save_path.exists():
+    if os.path.exists(args.img_save_path):
         cli.require_dir(parser, args.img_save_path, "--img_save_path", "give a folder, which may be new")
     return args
 
