@@ -67,8 +67,7 @@ def parse_args(argv=None):
     cli.require_names(parser, args.names, args.image_folder)
     if args.gesture and cli.require_gesture(parser, args.gesture).fingers is None:
         parser.error(f"--gesture {args.gesture}: how its fingers are held is not known; leave the flag out")
-    if args.cache_dir and args.cache_dir.exists() and not args.cache_dir.is_dir():
-        parser.error(f"--cache_dir {args.cache_dir}: is a file; give a folder name")
+    cli.require_dir_or_new(parser, args.cache_dir, "--cache_dir")
     output_paths.check_outputs(parser, args, args.image_folder)
     return args
 

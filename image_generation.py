@@ -11,7 +11,6 @@ neither the batch size nor an interruption changes it, nor the number of process
 """
 
 import contextlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,8 +61,7 @@ def parse_args(argv=None):
         cli.require_file(parser, args.feature_npy_path, "--feature_npy_path")
     if not args.base:
         cli.require_dir(parser, args.ckpt, "--ckpt", "give the model folder that train.py wrote")
-    if os.path.exists(args.img_save_path):
-        cli.require_dir(parser, args.img_save_path, "--img_save_path", "give a folder, which may be new")
+    cli.require_dir_or_new(parser, args.img_save_path, "--img_save_path")
     return args
 
 

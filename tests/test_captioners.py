@@ -296,7 +296,7 @@ def test_model_that_lacks_weights_is_refused(models, tmp_path):
     (lambda folder: shutil.rmtree(folder), "no such folder; give the folder of a blip-2 model or a hub id"),
     (lambda folder: (folder / "config.json").unlink(), "no config.json there; give the folder of a blip-2"),
     (lambda folder: (folder / "config.json").write_text('{"model_type": "git"}'), "is of a git model; give the"),
-    (lambda folder: (folder / "config.json").write_text("[]"), "config.json: holds a list"),
+    (lambda folder: (folder / "config.json").write_text("[]"), "config.json: a JSON object is expected"),
     (lambda folder: (folder / "config.json").write_text("{"), "config.json: not valid JSON"),
     (lambda folder: (folder / "model.safetensors").unlink(), "no weights there"),
 ])

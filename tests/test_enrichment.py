@@ -354,7 +354,7 @@ def test_a_model_that_babbles_leaves_every_line_to_the_rules(tmp_path):
     (lambda folder: (folder / "model.safetensors").unlink(), "language model does not load"),
     (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 100), "language model does not load"),
     (lambda folder: (folder / "config.json").unlink(), "no config.json there"),
-    (lambda folder: (folder / "config.json").write_text("[]"), "config.json: holds a list"),
+    (lambda folder: (folder / "config.json").write_text("[]"), "config.json: a JSON object is expected"),
     (lambda folder: change(folder, "config.json", quantization_config={"quant_method": "gptq"}), "quantized"),
     (lambda folder: change(folder, "config.json", attn_implementation="owner/kernel"), "code of the hub"),
     (lambda folder: change(folder, "config.json", rms_norm_eps="x"), "does not load .*rms_norm_eps"),

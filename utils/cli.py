@@ -181,6 +181,12 @@ def require_dir(parser, path, flag, remedy="give an existing folder"):
     return require_path(parser, path, flag, os.path.isdir, "folder", remedy)
 
 
+def require_dir_or_new(parser, path, flag):
+    """A usage error that names `flag` if something that is no folder is at `path`; None is fine."""
+    if path is not None and os.path.exists(path):
+        require_dir(parser, path, flag, "give a folder, which may be new")
+
+
 def require_file(parser, path, flag, remedy="give an existing file"):
     """`path` as a Path; a usage error that names `flag` and `remedy` unless it is a file."""
     return require_path(parser, path, flag, os.path.isfile, "file", remedy)

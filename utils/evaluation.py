@@ -63,8 +63,7 @@ def check_args(parser, args):
         parser.error(f"--inception_weights has no effect with --features {args.features}; drop one of the two")
     if args.inception_weights not in (None, "random"):
         cli.require_file(parser, args.inception_weights, "--inception_weights", "give a .pth or .safetensors file")
-    if args.cache_dir and args.cache_dir.exists() and not args.cache_dir.is_dir():
-        parser.error(f"--cache_dir {args.cache_dir}: is a file; give a folder")
+    cli.require_dir_or_new(parser, args.cache_dir, "--cache_dir")
     weights = [] if args.inception_weights in (None, "random") else [args.inception_weights]
     output_paths.check_outputs(parser, args, [args.real_images, *args.fake_images], weights)
 
