@@ -291,7 +291,7 @@ def test_folder_of_unreadable_images_fails_in_one_line(tmp_path, run_script):
     (["--image_folder", "{folder}", "--output", "/dev/null"], "--output /dev/null: is no regular file"),
     (["--image_folder", "{folder}", "--grid", "{folder}/a.png"], "lies among the images"),
     (["--image_folder", "tests", "{folder}", "--per_image", "{folder}/a.png"], "lies among the images"),
-    (["--image_folder", "{folder}", "--cache_dir", "Makefile"], "--cache_dir Makefile: is a file"),
+    (["--image_folder", "{folder}", "--cache_dir", "Makefile"], "--cache_dir 'Makefile': is not a folder"),
     (["--image_folder", "{folder}", "--protocol", "published"], "--protocol: invalid choice"),
 ])
 def test_wrong_arguments_are_refused(args, problem, tmp_path, capsys):
