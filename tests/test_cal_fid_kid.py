@@ -269,7 +269,7 @@ def test_published_hands_are_boxes_for_fid_and_single_for_kid(folders, tmp_path)
     (["--names", "a", "b"], "2 for 1 folders"),
     (["--fake_images", "tests", "utils", "--names", "a", "a"], "stands twice"),
     (["--output", "."], "is a folder"),
-    (["--cache_dir", "README.md"], "is a file"),
+    (["--cache_dir", "README.md"], "is not a folder"),
     (["--num_images", "0"], "--num_images"),
     (["--num_images", "1"], "needs two images or more"),
 ])
