@@ -338,6 +338,9 @@ def change(**changes):
     (change(fc__bias=torch.zeros(1000)), "fc.weight is (1008, 2048) torch.float32, not (1000, 2048)"),
     (change(fc__bias=torch.zeros(1008).half()), "fc.bias is (1008,) torch.float16"),
     (change(fc__bias=[0.0] * 1008), "fc.bias is list"),
+    (change(fc__bias=torch.zeros(1008).to_sparse()), "fc.bias is sparse or without data"),
+    (change(fc__bias=torch.zeros(1008, device="meta")), "fc.bias is sparse or without data"),
+    (change(fc__bias=torch.full((1008,), torch.nan)), "fc.bias holds NaN or infinite values"),
     ({**blank_tensors("fid"), **AUX}, "1 tensors that it does not have (AuxLogits.fc.bias …)"),
 ])
 def test_files_of_something_else_are_refused_with_what_was_found(content, problem, tmp_path):

@@ -155,10 +155,7 @@ def read_weights(path):
 def find_mismatch(variant, wanted, loaded):
     """What keeps the `loaded` values from being the `wanted` tensors, in words, or None."""
     def describe(value):
-        if not torch.is_tensor(value):
-            return type(value).__name__
-        layout = "" if value.layout == torch.strided else f" {value.layout}"
-        return f"{tuple(value.shape)} {value.dtype}{layout}"
+        return f"{tuple(value.shape)} {value.dtype}" if torch.is_tensor(value) else type(value).__name__
 
     unused = ("AuxLogits.",) if variant == "imagenet" else ()  # a second classifier, for training only
     missing = [name for name in wanted if name not in loaded]
@@ -172,6 +169,8 @@ def find_mismatch(variant, wanted, loaded):
     for name, tensor in wanted.items():
         if describe(loaded[name]) != describe(tensor):
             return f"{name} is {describe(loaded[name])}, not {describe(tensor)}"
+        if loaded[name].layout != torch.strided or loaded[name].is_meta:
+            return f"{name} is sparse or without data"
         if not loaded[name].isfinite().all():
             return f"{name} holds NaN or infinite values"
     return None
