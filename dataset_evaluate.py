@@ -100,22 +100,19 @@ class MeanSimilarity:
 def compare_pairs(paths, captions, clip, batch_size):
     """(similarity of each pair or None where the image cannot be read, MeanSimilarity of the captions of the others).
 
-    Images are loaded ahead in threads and gone after their batch; the warnings name those that cannot be read.
+    Images are loaded ahead and gone after their batch; the warnings name those that cannot be read.
     """
     from tqdm import tqdm
 
-    from utils.images import open_image
+    from utils.image_opening import open_images
     from utils.prefetch import map_ahead
 
-    def load(path):
-        try:
-            return clip.prepare(open_image(path))
-        except cli.UserError as error:
-            return error
+    def prepare(image):
+        return image if isinstance(image, cli.UserError) else clip.prepare(image)
 
     similarities, among_captions = [None] * len(paths), MeanSimilarity()
     progress = tqdm(total=len(paths), desc="encoding pairs", unit="pair")
-    with progress, closing(map_ahead(load, paths, ahead=2 * batch_size)) as loaded:
+    with progress, open_images(paths) as opened, closing(map_ahead(prepare, opened, 2 * batch_size)) as loaded:
         for start in range(0, len(paths), batch_size):
             images = list(itertools.islice(loaded, batch_size))
             for error in (image for image in images if isinstance(image, cli.UserError)):

@@ -1,7 +1,5 @@
 """Hand detection: MediaPipe itself, on rendered hands."""
 
-import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.killer import KillsItsReader
 from tests.rendered_hands import (
     add_useless_files,
     clear_image,
@@ -124,18 +123,9 @@ def test_few_images_are_not_worth_a_pool():
     assert 1 <= choose_num_workers(10**6) <= count_cores()
 
 
-class KillsItsReader(os.PathLike):
-    """A path that no process of a pool survives opening."""
-
-    def __fspath__(self):
-        if multiprocessing.parent_process():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return "killer.png"
-
-
-def test_an_image_that_ends_its_process_is_named_and_the_others_are_computed(folder, records, capsys):
+def test_an_image_that_ends_its_process_is_named_and_the_others_are_computed(folder, records, tmp_path, capsys):
     paths = list_images(folder)
-    killer = KillsItsReader()
+    killer = KillsItsReader(shutil.copy(paths[0], tmp_path))
     found = detect_folder([*paths[:3], killer, *paths[3:]], num_workers=2)
     assert found.pop(3) == (killer, None)
     assert_same(found, [(path, records[path]) for path in paths])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from utils import images
+from utils import images, process_pool
 from utils.cli import UserError
+from utils.images import open_image
 
 ORIENTATION_TAG = 0x0112
 
@@ -359,3 +360,36 @@ def test_a_linked_image_may_lie_elsewhere(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.jpg").symlink_to(tmp_path / "hagrid" / "a.jpg")
     assert images.safe_join(tmp_path / "data", "a.jpg") == tmp_path / "data" / "a.jpg"
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize(("suffix", "mode"), [("png", "RGB"), ("png", "RGBA"), ("jpg", "RGB"), ("jpg", "L")])
+def test_an_image_larger_than_anybody_looks_at_is_reduced_by_a_whole_factor(tmp_path, monkeypatch, suffix, mode,
+                                                                            factor):
+    ramp = np.linspace(0, 255, 90).astype(np.uint8)
+    exif = Image.Exif()
+    exif[images.ORIENTATION_TAG] = 6  # to be turned by 90 degrees
+    picture = Image.fromarray(np.tile(ramp, (60, 1))).convert(mode)
+    picture.save(tmp_path / f"a.{suffix}", exif=exif)
+    whole = open_image(tmp_path / f"a.{suffix}")
+    monkeypatch.setattr(images, "LARGE", 60 * 90 // factor**2)
+    reduced = open_image(tmp_path / f"a.{suffix}")
+    assert whole.size == (60, 90) and reduced.size == (60 // factor, 90 // factor) and reduced.mode == "RGB"
+    assert np.abs(np.asarray(whole.reduce(factor)).astype(int) - np.asarray(reduced)).max() <= 5
+    monkeypatch.setattr(images, "LARGE", 60 * 90)
+    assert open_image(tmp_path / f"a.{suffix}") == whole
+
+
+def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    held, to_rgb = [], images.to_rgb
+
+    def watch(image):
+        held.append(process_pool.one_at_a_time.locked())
+        return to_rgb(image)
+
+    monkeypatch.setattr(images, "to_rgb", watch)
+    open_image(tmp_path / "a.png")
+    monkeypatch.setattr(images, "LARGE", 100)
+    open_image(tmp_path / "a.png")
+    assert held == [False, True] and not process_pool.one_at_a_time.locked()

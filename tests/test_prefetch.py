@@ -25,6 +25,23 @@ def test_no_more_than_ahead_items_are_begun_before_the_first_is_taken():
     results.close()
 
 
+def test_items_that_no_thread_has_got_to_do_not_pile_up():
+    waiting, taken = set(), []
+
+    def items():
+        for item in range(40):
+            waiting.add(item)
+            taken.append(len(waiting))
+            yield item
+
+    def use(item):
+        time.sleep(0.002)
+        waiting.remove(item)
+
+    assert len(list(map_ahead(use, items(), ahead=30, num_threads=2))) == 40
+    assert max(taken) <= 5
+
+
 def test_what_the_function_raises_reaches_the_caller():
     def refuse(item):
         raise ValueError(f"item {item}")

@@ -1,5 +1,6 @@
 """Spawned processes that compute, fail and die."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -44,6 +45,17 @@ def refuse_seven(number):
     return number
 
 
+def process_id(number):
+    return os.getpid()
+
+
+def processes_of(work):
+    """The processes that are there after work() and were not before."""
+    before = multiprocessing.active_children()
+    work()
+    return set(multiprocessing.active_children()) - set(before)
+
+
 def leave(number):
     os._exit(1)
 
@@ -82,6 +94,23 @@ def test_without_a_substitute_a_death_is_an_error():
 def test_death_after_death_is_not_blamed_on_the_items():
     with pytest.raises(UserError, match="5 worker processes died one after the other, the last of them at 4;"):
         run(leave, range(1000), on_death=str)
+
+
+def test_many_deaths_in_a_row_are_blamed_on_the_items_when_another_one_still_lives():
+    deadly = [10 * n for n in range(1, 13)]
+    assert run(square_if_harmless, [1, *deadly, 2], on_death=str) == [1, *map(str, deadly), 4]
+
+
+def test_processes_that_are_kept_serve_the_next_map_also_after_a_death_or_an_error():
+    first = {process.pid for process in processes_of(lambda: run(process_id, range(8), on_death=str, keep=True))}
+    assert set(run(process_id, range(8), on_death=str, keep=True)) <= first
+    with pytest.raises(ValueError, match="not seven"):
+        run(refuse_seven, range(8), on_death=str, keep=True)
+    again = set(run(process_id, range(8), on_death=str, keep=True))
+    assert again <= first and not again & set(run(process_id, range(8), on_death=str))
+    for number in again:
+        os.kill(number, signal.SIGKILL)
+    assert not set(run(process_id, range(8), on_death=str, keep=True)) & first
 
 
 def test_what_the_function_raises_is_raised_here():

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from utils import cli
 from utils.file_lock import lock_outputs
-from utils.images import list_images, open_image, write_lines
+from utils.image_opening import open_images
+from utils.images import list_images, write_lines
 from utils.journal import Journal
 
 NO_CAPTION = "no caption in two attempts"
@@ -42,12 +43,6 @@ def check_record(record):
     if not is_line or len(texts) != 2 or "name" not in texts or not (stamp is None or isinstance(stamp, list)):
         raise ValueError("not a record of an image")
     return record
-
-
-def can_be_read(path):
-    with contextlib.suppress(cli.UserError):
-        return open_image(path) is not None
-    return False
 
 
 def parse_batch(row):
@@ -84,16 +79,20 @@ class CaptionFolder:
                                 "how they were made; move them away, or add --overwrite")
         self.journal.check(settings)
 
-    def is_done(self, path):
-        """Whether there is a record of this very file; an image that could not be read is looked at again."""
+    def record(self, path):
+        """What is known of this very file; None for nothing."""
         record = self.records.get(path.name)
-        if record is None or record["stamp"] != file_stamp(path):
-            return False
-        return record.get("problem") in (None, NO_CAPTION) or not can_be_read(path)
+        return record if record and record["stamp"] == file_stamp(path) else None
 
     def unfinished(self):
-        """The paths that are still to be captioned."""
-        return [path for path in self.paths if not self.is_done(path)]
+        """The paths that are still to be captioned; an image that could not be read is looked at again."""
+        records = {path: self.record(path) for path in self.paths}
+        failed = [path for path, record in records.items()
+                  if record and record.get("problem") not in (None, NO_CAPTION)]
+        with open_images(failed) as opened:
+            readable = {path for path, image in zip(failed, opened, strict=True)
+                        if not isinstance(image, cli.UserError)}
+        return [path for path, record in records.items() if record is None or path in readable]
 
     def append(self, settings, records):
         """Adds the records of a batch, which are on the disk afterwards."""

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from utils import cli
 from utils.caption_folder import NO_CAPTION, CaptionFolder, file_stamp, lock_captions
-from utils.images import open_image
+from utils.image_opening import open_images
 from utils.prefetch import map_ahead
 
 SPLITS = {"train": ["train"], "test": ["test"], "both": ["train", "test"]}
@@ -65,13 +65,12 @@ def image_seed(seed, name):
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:4], "little")
 
 
-def load_image(path, prepare):
+def prepare_image(record_and_image, prepare):
     """(record, input of the model); for an image that cannot be read a record with a problem, and None."""
-    record = {"name": path.name, "stamp": file_stamp(path)}
-    try:
-        return record, prepare(open_image(path))
-    except cli.UserError as error:
-        return {**record, "problem": cli.one_line(error)}, None
+    record, image = record_and_image
+    if isinstance(image, cli.UserError):
+        return {**record, "problem": cli.one_line(image)}, None
+    return record, prepare(image)
 
 
 def caption_batches(paths, model, batch_size, seed):
@@ -80,8 +79,10 @@ def caption_batches(paths, model, batch_size, seed):
     `model` offers prepare(image), caption(list of prepared), and caption_again(prepared, seed), which decodes in
     another way. An empty caption gets that second chance alone, so that it depends on the image and its seed only.
     """
-    loaded = map_ahead(functools.partial(load_image, prepare=model.prepare), paths, ahead=2 * batch_size)
-    with contextlib.closing(loaded):
+    records = [{"name": path.name, "stamp": file_stamp(path)} for path in paths]
+    prepare = functools.partial(prepare_image, prepare=model.prepare)
+    with (open_images(paths) as opened,
+          contextlib.closing(map_ahead(prepare, zip(records, opened, strict=True), 2 * batch_size)) as loaded):
         while batch := list(itertools.islice(loaded, batch_size)):
             ready = [(record, image) for record, image in batch if image is not None]
             captions = model.caption([image for _, image in ready]) if ready else []

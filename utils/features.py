@@ -21,7 +21,7 @@ from utils.device import full_precision
 from utils.folder_cache import Block, FolderCache, cached_blocks
 from utils.gesture_encoder import canonical_landmarks
 from utils.hands import CROP_ENLARGE, crop_hand, crop_union
-from utils.images import open_image
+from utils.image_opening import open_images
 from utils.prefetch import map_ahead
 
 CROPS = ("full", "hand", "union")  # the image; each of its hands; one box around its hands
@@ -63,15 +63,12 @@ def cut_image(image, crop, hands):
     return [crop_hand(image, hand) for hand in hands]
 
 
-def prepare_pictures(record, crop, prepare):
-    """The prepared pictures (3, H, W) of one (path, hands), or the message that says why there are none."""
-    path, hands = record
-    if crop != "full" and not hands:
-        return []
-    try:
-        return [prepare(picture) for picture in cut_image(open_image(path), crop, hands)]
-    except UserError as error:
-        return str(error)
+def prepare_pictures(record_and_image, crop, prepare):
+    """The prepared pictures (3, H, W) of one (path, hands) and its image, or the message why there are none."""
+    (_, hands), image = record_and_image
+    if isinstance(image, UserError):
+        return str(image)
+    return [] if image is None else [prepare(picture) for picture in cut_image(image, crop, hands)]
 
 
 def compute_features(extractor, records, crop, device, batch_size, progress):
@@ -98,9 +95,13 @@ def compute_features(extractor, records, crop, device, batch_size, progress):
 
     nothing = Block({"features": np.zeros((0, extractor.num_features), np.float32)})
     prepare = functools.partial(prepare_pictures, crop=crop, prepare=extractor.prepare)
-    prepared = map_ahead(prepare, records, ahead=batch_size)
     extractor.to(device)
-    with contextlib.closing(prepared):
+    needed = [crop == "full" or bool(hands) for _, hands in records]
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(open_images(list(itertools.compress((path for path, _ in records), needed))))
+        pairs = ((record, next(opened) if is_needed else None)
+                 for record, is_needed in zip(records, needed, strict=True))
+        prepared = stack.enter_context(contextlib.closing(map_ahead(prepare, pairs, ahead=batch_size)))
         for pictures in tqdm(prepared, progress, len(records), unit="image"):
             if isinstance(pictures, str):
                 unfinished.append(Block(None, pictures))

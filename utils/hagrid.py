@@ -12,7 +12,6 @@ show the same people. The same seed gives the same images, whatever the order of
 """
 
 import collections
-import contextlib
 import functools
 import random
 import shutil
@@ -141,23 +140,19 @@ def take_image(name, source, destination, resolution, link):
     return None
 
 
-def describe_death(name):
-    return f"{name}: ends the process that opens it; replace or remove the file"
-
-
 def take_images(names, count, take, num_workers, label):
     """Calls take(name) until `count` images are taken: (names taken, names that cannot be read)."""
     from tqdm import tqdm
+
+    from utils.image_opening import explain_death
 
     taken, unreadable, rest = [], [], names
     with tqdm(total=count, desc=label, unit="image") as progress:
         while rest and len(taken) < count:
             missing = count - len(taken)
             batch, rest = rest[:missing], rest[missing:]
-            workers = min(num_workers, len(batch) // IMAGES_PER_WORKER)
-            with contextlib.ExitStack() as stack:
-                problems = map(take, batch) if workers < 2 else stack.enter_context(
-                    map_in_processes(take, batch, workers, CHUNK_SIZE, on_death=describe_death))
+            workers = max(1, min(num_workers, len(batch) // IMAGES_PER_WORKER))
+            with map_in_processes(take, batch, workers, CHUNK_SIZE, on_death=explain_death, keep=True) as problems:
                 for name, problem in zip(batch, problems, strict=True):
                     if problem is None:
                         taken.append(name)

@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from utils import images
 from utils.cli import UserError, warn
 from utils.folder_cache import Block, FolderCache, cached_blocks
+from utils.image_opening import explain_death, open_images, try_to_open
 from utils.process_pool import count_cores, map_in_processes
 
 # Pairs of landmarks joined by a bone: four per finger from the wrist on, then across the knuckles.
@@ -111,17 +111,13 @@ def detect_hands(image, max_num_hands=1, min_confidence=0.5):
     return [Hand(s.label, s.score, _to_array(points), _to_array(world)) for s, points, world in hands]
 
 
-def _detect_file(path, max_num_hands, min_confidence):
-    """Hands of an image file, or the message that says why it cannot be read."""
-    try:
-        image = images.open_image(path)
-    except UserError as error:
-        return str(error)
-    return detect_hands(image, max_num_hands, min_confidence)
+def _detect_opened(image, max_num_hands, min_confidence):
+    """Hands of an image of `try_to_open`, or the message that says why it cannot be read."""
+    return str(image) if isinstance(image, UserError) else detect_hands(image, max_num_hands, min_confidence)
 
 
-def _explain_death(path):
-    return f"{path}: ends the process that opens it; replace or remove the file"
+def _detect_file(path, **detection):
+    return _detect_opened(try_to_open(path), **detection)
 
 
 def choose_num_workers(num_images):
@@ -131,14 +127,15 @@ def choose_num_workers(num_images):
 
 def _detect_images(paths, num_workers, max_num_hands, min_confidence, progress):
     """Yields the hands, or the message why it cannot be read, of every image, in order."""
-    in_this_process = num_workers == 1  # a spawned one costs a quarter of a second, and may die in a decoder
-    num_workers = choose_num_workers(len(paths)) if num_workers is None else num_workers
-    detect = functools.partial(_detect_file, max_num_hands=max_num_hands, min_confidence=min_confidence)
+    detection = {"max_num_hands": max_num_hands, "min_confidence": min_confidence}
     with contextlib.ExitStack() as stack:
-        computed = map(detect, paths)
-        if not in_this_process:
-            computed = stack.enter_context(
-                map_in_processes(detect, paths, num_workers, CHUNK_SIZE, on_death=_explain_death))
+        if num_workers == 1:
+            opened = stack.enter_context(open_images(paths, 1))
+            computed = map(functools.partial(_detect_opened, **detection), opened)
+        else:
+            num_workers = choose_num_workers(len(paths)) if num_workers is None else num_workers
+            computed = stack.enter_context(map_in_processes(
+                functools.partial(_detect_file, **detection), paths, num_workers, CHUNK_SIZE, on_death=explain_death))
         yield from tqdm(computed, progress, len(paths), unit="image")
 
 
@@ -168,10 +165,11 @@ def detect_folder(paths, num_workers=None, max_num_hands=1, min_confidence=0.5, 
 
     Returns a list of (path, hands) in the order of `paths`: a list of Hand, [] for an image without one, None
     for an image that cannot be read, which is named in a warning. `num_workers` is the number of spawned
-    processes (1: none, all in this process; None: see `choose_num_workers`); the result doesn't depend on it.
+    processes (1: detection in this process, a spawned one opens the images; None: see `choose_num_workers`); the
+    result doesn't depend on it.
     `min_confidence` in [0, 1] is that of the palm detector, `progress` the label of the bar on standard
     error. `cache_dir` is a folder that keeps the results of each image, see utils.folder_cache.
-    An image whose decoder ends a spawned process counts as one that cannot be read.
+    An image whose decoder ends its process counts as one that cannot be read.
     UserError where mediapipe cannot be imported.
     """
     paths = list(paths)

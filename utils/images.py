@@ -1,6 +1,7 @@
 """Images and their lists: list, open (RGB, upright), resize, save; aligned file names and captions."""
 
 import contextlib
+import math
 import os
 import warnings
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from utils import process_pool
 from utils.cli import UserError, atomic_path, read_file, warn
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -15,6 +17,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: it st
 SAVE_OPTIONS = {".png": {"format": "PNG"}, ".jpg": {"format": "JPEG", "quality": 95}}
 SAVE_OPTIONS[".jpeg"] = SAVE_OPTIONS[".jpg"]
 PIXEL_LIMIT = Image.MAX_IMAGE_PIXELS  # 89 million; above it Pillow warns of a decompression bomb, we refuse
+LARGE = 2**24  # pixels: 50 MB as RGB, and up to four times that while it is decoded
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {  # EXIF orientation → what turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -62,19 +65,31 @@ def list_images(folder):
 def open_image(path):
     """The image as upright 8-bit RGB: EXIF rotation applied, transparency on white, 16-bit grey scaled to 8.
 
+    One of more than LARGE pixels is reduced by a whole factor to no more than that: nothing here looks at so many.
     UserError naming the file if it is missing, damaged, no image, or larger than PIXEL_LIMIT.
     """
     if not Path(path).is_file():  # a pipe would hang
         raise UserError(f"{path}: no such file")
     try:
         with Image.open(path, formats=FORMATS) as image:
+            factor = reduction(image)
             if image.width * image.height <= PIXEL_LIMIT:
-                image.load()
-                return to_rgb(turn_upright(image))
+                with process_pool.one_at_a_time if factor > 1 else contextlib.nullcontext():
+                    size = image.size
+                    if factor == 2:  # at which a JPEG can be decoded at once; other formats take no notice
+                        image.draft(image.mode, (image.width // 2, image.height // 2))
+                    image.load()
+                    upright = to_rgb(turn_upright(image))
+                    return upright.reduce(factor) if factor > 1 and image.size == size else upright
         problem = f"{image.width}×{image.height} pixels are more than the limit of {PIXEL_LIMIT:,}"
     except Exception as error:  # decoders raise almost anything on damaged data, all of it means that
         problem = f"cannot be read as an image ({error})"
     raise UserError(f"{path}: {problem}; replace or remove the file")
+
+
+def reduction(image):
+    """The whole factor by which the sides of `image` exceed LARGE pixels; 1 for most."""
+    return max(1, math.ceil(math.sqrt(image.width * image.height / LARGE)))
 
 
 def turn_upright(image):

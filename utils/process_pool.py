@@ -16,7 +16,11 @@ from utils.cli import UserError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 CHUNKS_AHEAD = 4  # per process: done or under way, but not yet asked for
-DEATHS_IN_A_ROW = 5  # so many of them are no matter of single items
+DEATHS_IN_A_ROW = 5  # after so many an item that went well is done again: does it die as well, they are not to blame
+
+
+one_at_a_time = threading.Lock()  # of all processes of a pool, in each of them: for what needs much memory
+_kept = {}  # pools that wait for their next map, by their number of processes
 
 
 def count_cores():
@@ -29,8 +33,10 @@ def _exit_with_parent():
     os._exit(1)
 
 
-def _watch_parent():
-    """So that no process of the pool outlives a parent that was killed."""
+def _begin(lock):
+    """Of a process of a pool: none outlives a parent that was killed."""
+    global one_at_a_time
+    one_at_a_time = lock
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
@@ -59,8 +65,10 @@ def _one_thread_each():
 
 
 def _start_pool(num_workers):
-    # Outside, as it starts Python's resource tracker, which lets signals in again
-    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=_watch_parent)
+    # The lock and the pool outside, as they start Python's resource tracker, which lets signals in again
+    spawn = multiprocessing.get_context("spawn")
+    # A process that dies with the lock takes it along: its pool ends, and the next one has a new lock
+    pool = ProcessPoolExecutor(num_workers, spawn, initializer=_begin, initargs=(spawn.Lock(),))
     with _hold_interrupt(), _one_thread_each():
         for _ in range(num_workers):
             pool.submit(int)  # starts a process, as none is idle yet
@@ -78,15 +86,16 @@ class _SurvivingMap:
     them. These are done again item by item, in a process of their own.
     """
 
-    def __init__(self, function, items, num_workers, chunk_size, on_death):
-        self.function, self.num_workers, self.on_death = function, num_workers, on_death
+    def __init__(self, function, items, num_workers, chunk_size, on_death, keep):
+        self.function, self.num_workers, self.on_death, self.keep = function, num_workers, on_death, keep
         self.items, self.chunk_size = iter(items), chunk_size
         self.under_way = collections.deque()  # (chunk, its future), oldest first
         self.deaths_in_a_row = 0
+        self.done_well = []  # the last item that did not kill its process
         self.pool = None
 
     def open(self):
-        self.pool = _start_pool(self.num_workers)
+        self.pool = (_kept.pop(self.num_workers, None) if self.keep else None) or _start_pool(self.num_workers)
 
     def __iter__(self):
         while True:
@@ -95,7 +104,7 @@ class _SurvivingMap:
                 return
             try:
                 results = self.under_way[0][1].result()
-                self.under_way.popleft()
+                self.done_well = self.under_way.popleft()[0][-1:]
             except BrokenProcessPool as error:
                 if self.on_death is None:
                     raise UserError("a worker process died, most often for lack of memory; "
@@ -131,43 +140,53 @@ class _SurvivingMap:
                 yield self._run_alone(item)
 
     def _run_alone(self, item):
-        try:
-            result = self.pool.submit(self.function, item).result()
-            self.deaths_in_a_row = 0
-            return result
-        except BrokenProcessPool as error:
+        if not self._survives(item):
             self.deaths_in_a_row += 1
-            if self.deaths_in_a_row == DEATHS_IN_A_ROW:
-                raise UserError(f"{DEATHS_IN_A_ROW} worker processes died one after the other, the last of them at "
-                                f"{item}; is there enough memory?") from error
-            self._replace_pool(1)
+            if self.deaths_in_a_row % DEATHS_IN_A_ROW == 0 and not any(map(self._survives, self.done_well)):
+                raise UserError(f"{self.deaths_in_a_row} worker processes died one after the other, the last of them "
+                                f"at {item}; is there enough memory?")
             return self.on_death(item)
+        self.deaths_in_a_row, self.done_well = 0, [item]
+        return self.alone.result()
+
+    def _survives(self, item):
+        """Whether a process lives through an item, whose future is then `alone`."""
+        self.alone = self.pool.submit(self.function, item)
+        if isinstance(self.alone.exception(), BrokenProcessPool):
+            self._replace_pool(1)
+            return False
+        return True
 
     def _replace_pool(self, num_workers):
-        self.close()
+        self.pool.shutdown(cancel_futures=True)
         self.pool = _start_pool(num_workers)
 
     def close(self):
-        if self.pool is not None:
+        for _, future in self.under_way:
+            future.cancel()
+        if self.keep and self.num_workers not in _kept:
+            _kept[self.num_workers] = self.pool
+        elif self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
-def map_in_processes(function, items, num_workers, chunk_size=1, on_death=None):
+def map_in_processes(function, items, num_workers, chunk_size=1, on_death=None, keep=False):
     """Context that yields an iterator over function(item) of every item, in order, from spawned processes.
 
     `function` and the items must pickle, and function stay importable by name; a process takes `chunk_size` items at
     a time. What `function` raises is raised here. When a process dies, UserError; but with `on_death` the items that
     were under way are tried again one by one, the result of one that kills its process again is on_death(item), and
-    UserError means that processes die at item after item.
+    UserError means that processes die at whatever item. With `keep` the processes stay, for the next map with `keep`
+    and as many of them: for short items.
     """
     others = multiprocessing.active_children()
-    computed = _SurvivingMap(function, items, num_workers, chunk_size, on_death)
+    computed = _SurvivingMap(function, items, num_workers, chunk_size, on_death, keep)
     try:
         computed.open()
         yield iter(computed)
     except BaseException:  # nobody wants to wait for the items that are under way
-        for process in set(multiprocessing.active_children()).difference(others):
+        for process in set(multiprocessing.active_children()).difference(others) if not keep else ():
             process.terminate()
         raise
     finally:

@@ -1,6 +1,7 @@
 """What is computed from the training images once, before anything learns."""
 
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,9 @@ from tqdm import tqdm
 
 from utils import processes
 from utils.cli import UserError
-from utils.images import open_image, resize_center_crop, to_array
+from utils.image_opening import open_images
+from utils.images import resize_center_crop, to_array
+from utils.prefetch import map_ahead
 from utils.stable_diffusion import StableDiffusion, image_latent_moments
 
 ENCODED_AT_ONCE = 8  # images in memory as pixels
@@ -68,15 +71,15 @@ def encode_images(sd, paths, resolution, device, warn=print):
 def encode_some(sd, paths, resolution):
     """Yields for each image its latent moments (2C, h, w) on the CPU, or the UserError that says why not."""
 
-    def load(path):
-        try:
-            return torch.from_numpy(to_array(resize_center_crop(open_image(path), resolution)))
-        except UserError as error:
-            return error
+    def prepare(image):
+        if isinstance(image, UserError):
+            return image
+        return torch.from_numpy(to_array(resize_center_crop(image, resolution)))
 
-    with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc="encode images", unit="image") as progress:
-        for start in range(0, len(paths), ENCODED_AT_ONCE):
-            images = list(pool.map(load, paths[start : start + ENCODED_AT_ONCE]))
+    progress = tqdm(total=len(paths), desc="encode images", unit="image")
+    with (progress, open_images(paths) as opened,
+          contextlib.closing(map_ahead(prepare, opened, 2 * ENCODED_AT_ONCE)) as prepared):
+        while images := list(itertools.islice(prepared, ENCODED_AT_ONCE)):
             pixels = [image for image in images if not isinstance(image, UserError)]
             moments = iter(image_latent_moments(sd, torch.stack(pixels)).float().cpu() if pixels else ())
             for image in images:
