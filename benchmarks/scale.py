@@ -1,22 +1,28 @@
 """Time and memory for folders of many files and long lists: what should grow in step with their number, and no faster.
 
 python -m benchmarks.scale --num_files 100000 --num_lines 50000
+python -m benchmarks.scale --num_files 100000 --num_opened 100000  # a quarter of an hour longer
 
 Makes a folder of small JPEG files (hard links to a few hundred different ones) and a list of names and captions, then
 measures each step at a tenth of the number and at all of it: listing, reading the aligned lists and joining the names,
 what the caches ask of each file, a cache of that many hands written and read. The passes that open the images are
-measured on --num_opened of them, since their time per image is that of one image. Prints a Markdown table with the
-time per item and the resident memory on top of what the program had before.
+measured on --num_opened of them, since their time per image is that of one image; --num_large PNG images of 88
+megapixels are opened as well. Prints a Markdown table with the time per item and the most resident memory of this
+process and those it started while the step ran, on top of what they had before.
 """
 
+import multiprocessing
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 from utils import cli
 
 NUM_PICTURES = 200
+LARGE_SIDE = 9_400  # pixels: just below the limit of utils.images
+SAMPLING_SECONDS = 0.02
 
 
 def parse_args(argv=None):
@@ -24,6 +30,7 @@ def parse_args(argv=None):
     parser.add_argument("--num_files", type=cli.positive_int, default=100_000, help="files in the folder")
     parser.add_argument("--num_lines", type=cli.positive_int, default=50_000, help="lines of the lists")
     parser.add_argument("--num_opened", type=cli.positive_int, default=1_000, help="images that are opened")
+    parser.add_argument("--num_large", type=cli.positive_int, default=8, help="images of 88 megapixels")
     cli.add_common_flags(parser)
     return parser.parse_args(argv)
 
@@ -44,17 +51,44 @@ def make_files(folder, num_files):
 
 
 def resident():
-    """Bytes of memory that this process has now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of memory that this process and those it started have now; pages that they share count for each."""
+    total = 0
+    for number in (os.getpid(), *(process.pid for process in multiprocessing.active_children())):
+        try:
+            total += int(Path(f"/proc/{number}/statm").read_text().split()[1])
+        except FileNotFoundError:  # it has just ended
+            continue
+    return total * os.sysconf("SC_PAGE_SIZE")
 
 
 def measure(step, *args):
-    """(seconds, bytes of resident memory more than before while its result is held) of a call."""
-    before, start = resident(), time.perf_counter()
-    result = step(*args)
-    seconds, memory = time.perf_counter() - start, resident() - before
+    """(seconds, the most bytes of resident memory meanwhile, above those before) of a call."""
+    before, most, done = resident(), [0], threading.Event()
+
+    def sample():
+        while not done.wait(SAMPLING_SECONDS):
+            most.append(resident())
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    start = time.perf_counter()
+    try:
+        result = step(*args)
+        seconds = time.perf_counter() - start
+    finally:
+        done.set()
+        sampler.join()
+    most.append(resident())
     del result
-    return seconds, memory
+    return seconds, max(most) - before
+
+
+def open_all(paths):
+    """Opens images as the scripts do, one after the other."""
+    from utils.image_opening import open_images
+
+    with open_images(paths) as opened:
+        return sum(image.width for image in opened)
 
 
 def read_lists(folder, names, captions):
@@ -88,6 +122,8 @@ def extract(paths):
 
 
 def main(args):
+    from PIL import Image
+
     from utils.hands import detect_folder
     from utils.images import list_images
 
@@ -117,6 +153,11 @@ def main(args):
                lambda size: keep_hands(paths[:size], root / f"cache{size}"))
         report("look for hands", [args.num_opened // 10, args.num_opened], lambda size: detect_folder(paths[:size]))
         report("synthetic features", [args.num_opened // 10, args.num_opened], lambda size: extract(paths[:size]))
+
+        Image.new("RGB", (LARGE_SIDE, LARGE_SIDE), "red").save(root / "large.png")
+        large = [root / "large.png"] * args.num_large
+        report("open 88-megapixel PNG images", [args.num_large], lambda size: open_all(large[:size]))
+        report("look for hands in them, two processes", [args.num_large], lambda size: detect_folder(large[:size], 2))
     most = max(memory for *_, memory in rows)
     print(f"\nmost memory on top: {most / 1e6:.0f} MB")
 

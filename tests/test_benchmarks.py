@@ -1,10 +1,12 @@
-"""The benchmark of training runs at its smallest and prints what its notes are made of."""
+"""The benchmark of training runs at its smallest and prints what its notes are made of; memory is that of a peak."""
 
 import re
+import time
 
 import torch
 
-from benchmarks import stable_diffusion
+from benchmarks import scale, stable_diffusion
+from utils.process_pool import map_in_processes
 
 
 def test_every_row_of_the_training_benchmark_is_measured(capsys):
@@ -28,3 +30,18 @@ def test_rows_of_different_precision_follow_each_other():
             stable_diffusion.measure_stage("Stage III", args, device, "no", "paper", batch_size=1),
             stable_diffusion.measure_generation(args, device, torch.bfloat16, "bf16")]
     assert [row["dtype"] for row in rows] == ["bf16", "no", "bf16"] and all(row["rate"] > 0 for row in rows)
+
+
+def hold_memory(size):
+    block = bytearray(size)
+    time.sleep(10 * scale.SAMPLING_SECONDS)
+    return len(block)
+
+
+def test_memory_that_another_process_has_had_counts():
+    def hold():
+        with map_in_processes(hold_memory, [300_000_000], 1) as held:
+            assert next(held) == 300_000_000
+
+    assert scale.measure(hold)[1] > 300_000_000
+    assert scale.measure(int)[1] < 100_000_000
