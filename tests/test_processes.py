@@ -20,7 +20,7 @@ from utils import processes
 from utils.cli import read_rows
 
 # What accelerate launch calls for several GPUs; on a CPU it would start one process whatever --num_processes says.
-LAUNCH = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port"]
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port"]
 FLAGS = ["--batch_size", 3, "--embedding_steps", 3, "--embedding_lr", 0.01, "--finetune_steps", 4, "--finetune_lr",
          1e-4, "--num_validation_images", 1, "--keep_checkpoints"]
 
