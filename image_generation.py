@@ -43,7 +43,7 @@ def parse_args(argv=None):
                         help="classifier-free guidance; 1 is none")
     parser.add_argument("--scheduler", choices=("ddim", "dpmsolver++", "unipc"), default="ddim",
                         help="sampler; each is deterministic (eta 0)")
-    parser.add_argument("--resolution", type=cli.resolution,
+    parser.add_argument("--resolution", type=cli.drawn_resolution,
                         help="side length in pixels (default: what the model was trained at)")
     parser.add_argument("--mixed_precision", choices=("auto", "no", "fp16", "bf16"), default="auto",
                         help="number format of the U-Net; auto is bf16 on GPUs that have it, else no")

@@ -35,7 +35,7 @@ def parse_args(argv=None):
     parser.add_argument("--captions", choices=("enriched", "captions"), default="enriched",
                         help="captions with the gesture's phrase, or as the captioner wrote them")
     parser.add_argument("--max_train_samples", type=cli.positive_int, help="first N images (default: all)")
-    parser.add_argument("--resolution", type=cli.resolution,
+    parser.add_argument("--resolution", type=cli.drawn_resolution,
                         help="side length in pixels (default: what the base model was made for)")
     parser.add_argument("--feature_npy_path", type=cli.path_name,
                         help="saved gesture feature (63,) instead of Stage I, which needs mediapipe")

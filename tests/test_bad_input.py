@@ -242,7 +242,7 @@ def test_names_that_stay_in_it(name, world, tmp_path, capsys):
 NUMBERS = [("mu", value, 2) for value in ("-0.01", "1.01", "nan", "inf", "x")] + [
     ("num_inference_steps", "0", 2), ("num_inference_steps", "1000", 1), ("num_inference_steps", "1.5", 2),
     ("batch_size", "0", 2), ("batch_size", "-1", 2), ("guidance_scale", "nan", 2), ("guidance_scale", "-1", 2),
-    ("batch_size", "4097", 2), ("num_inference_steps", "10001", 2), ("resolution", "8193", 2), ("resolution", "7", 2),
+    ("batch_size", "4097", 2), ("num_inference_steps", "10001", 2), ("resolution", "2049", 2), ("resolution", "7", 2),
     ("guidance_scale", "1001", 2), ("batch_size", "9" * 5000, 2), ("num_images", "1e3", 2),
     ("seed", "-1", 2), ("seed", str(2**63), 2), ("seed", "x", 2),
     ("resolution", "33", 1), ("resolution", "0", 2), ("num_images", "0", 2),

@@ -118,7 +118,8 @@ def float_between(low, high):
 batch_size = int_between(1, 4096)
 num_workers = int_between(1, 256)  # processes
 num_steps = int_between(0, 100_000)  # of each image
-resolution = int_between(8, 8192)  # pixels
+resolution = int_between(8, 8192)  # pixels of an image
+drawn_resolution = int_between(8, 2048)  # pixels; attention takes the fourth power of them
 num_updates = int_between(1, 10_000_000)
 num_images = int_between(0, 10_000_000)  # of a data set; HaGRID has a million
 

@@ -208,7 +208,7 @@ def load_fusion(folder):
     limits = {"sequence_length": (1, 2**20), "embed_dim": (1, 2**20), "feature_dim": (1, 2**20)}
     if config["fusion"] == "frozen":
         limits["seed"] = (0, 2**64 - 1)
-    optional = {"resolution": (1, 8192)} if "resolution" in config else {}
+    optional = {"resolution": (8, 2048)} if "resolution" in config else {}
     for name, (low, high) in (limits | optional).items():
         if type(config.get(name)) is not int or not low <= config[name] <= high:
             raise UserError(f"{config_path}: {name} cannot be {config.get(name)!r}; train again")

@@ -37,7 +37,7 @@ PARTS = {
     "unet": ("UNet2DConditionModel", "config.json", "diffusion_pytorch_model.safetensors"),
     "scheduler": (None, "scheduler_config.json", None),
 }
-MAX_TRAIN_TIMESTEPS, MAX_SAMPLE_SIZE = 100_000, 4096
+MAX_TRAIN_TIMESTEPS, MAX_SAMPLE_SIZE = 100_000, 512
 WANTED = "a Stable Diffusion folder", ", or run `make demo`, which works offline"
 # What StableDiffusionPipeline sets on every scheduler, also where an old config says otherwise.
 SCHEDULER_FIXES = {"clip_sample": False, "steps_offset": 1}
