@@ -19,7 +19,7 @@ import itertools
 import textwrap
 from contextlib import closing
 
-from utils import cli, output_paths
+from utils import cli, files, output_paths
 
 METRICS = ("image_caption_similarity", "caption_caption_similarity", "caption_pairs_similarity", "cut_rate",
            "duplicate_rate", "phrase_coverage", "detection_rate")
@@ -180,7 +180,7 @@ def write_per_image(path, paths, captions, similarities, is_cut, hands, phrase):
     """One CSV line per image, in the order of the list; an image that cannot be read has no similarity."""
     from utils.enrichment_rules import has_phrase_once
 
-    with cli.atomic_path(path) as temporary:
+    with files.atomic_path(path) as temporary:
         with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["file", "similarity", "is_cut", "has_phrase", "num_hands", "caption"])
@@ -232,7 +232,7 @@ def main(args):
         cli.print_lines(format_numbers(row))
     finally:
         if args.output:
-            cli.append_row(args.output, row)
+            files.append_row(args.output, row)
         if args.per_image:
             write_per_image(args.per_image, paths, captions, similarities, is_cut, hands, args.phrase)
         if args.grid:

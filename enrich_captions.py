@@ -23,7 +23,7 @@ import re
 import sys
 from pathlib import Path
 
-from utils import cli
+from utils import cli, files
 from utils.gestures import GESTURES
 
 SPLITS = {"train": ["train"], "test": ["test"], "both": ["train", "test"]}
@@ -191,10 +191,10 @@ def write_report(path, reported):
     """One JSON line per (split, row) whose caption was not accepted at first."""
     from utils.enrichment import ACCEPTED
 
-    with cli.atomic_path(path) as temporary, open(temporary, "wb") as stream:
+    with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
         for split, row in reported:
             if row["outcome"] != ACCEPTED:
-                stream.write(cli.to_json({"split": split, **row}))
+                stream.write(files.to_json({"split": split, **row}))
 
 
 def enrich_splits(args, files, target):

@@ -19,7 +19,7 @@ Appends one JSON row per folder to --output, and writes --per_image and --grid f
 """
 import csv
 
-from utils import cli, output_paths
+from utils import cli, files, output_paths
 
 COUNTS = ("num_images", "num_skipped", "num_without_hand", "num_hands")
 METRICS = ("detection_rate", "hand_conf", "hand_conf_zero_filled", "gesture_match_rate",
@@ -178,7 +178,7 @@ def write_per_image(path, scored, names, gesture):
             columns |= dict(zip(BOX, (f"{value:.4f}" for value in best.box), strict=True))
         return columns
 
-    with cli.atomic_path(path) as temporary:
+    with files.atomic_path(path) as temporary:
         with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, ["folder", "file", "num_hands", "score", "shows_gesture", "fingers_out",
                                            "handedness", *BOX])
@@ -270,7 +270,7 @@ def main(args):
         cli.print_lines([*format_table(rows), format_summary(rows)])
     finally:
         for row in rows if args.output else []:
-            cli.append_row(args.output, row)
+            files.append_row(args.output, row)
         if args.per_image:
             write_per_image(args.per_image, scored, names, gesture)
         if args.grid:

@@ -14,7 +14,7 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from utils import cli, processes, train_settings
+from utils import cli, files, processes, train_settings
 from utils.digests import digest_files, digest_weights, sha256
 
 GRID_IMAGES, GRID_COLUMNS, GRID_PIXELS = 64, 8, 256
@@ -88,8 +88,8 @@ def check_settings(args, paths, settings):
         return
     folder, remedy = args.img_save_path, "choose another --img_save_path or add --overwrite"
     if (folder / "generation.json").is_file():
-        old = cli.read_object(folder / "generation.json")
-        differing = cli.differing_settings({name: old[name] for name in settings if name in old}, settings)
+        old = files.read_object(folder / "generation.json")
+        differing = files.differing_settings({name: old[name] for name in settings if name in old}, settings)
         if differing:
             raise cli.UserError(f"{folder} was drawn with other settings ({'; '.join(differing)}); {remedy}")
     elif found := [path.name for path in paths if path.exists()]:
@@ -127,7 +127,7 @@ def begin(args, paths, listed, settings, run):
     if args.overwrite:
         for path in paths:
             path.unlink(missing_ok=True)
-    cli.write_settings(args.img_save_path / "generation.json", {**settings, "run": run})
+    files.write_settings(args.img_save_path / "generation.json", {**settings, "run": run})
     return [i for i, path in enumerate(listed) if not path.exists()]
 
 
@@ -156,7 +156,7 @@ def report(message):
 
 def list_settings(args):
     """What the images depend on, as far as the arguments tell."""
-    names_file, prompts_file = map(cli.read_file, (args.image_filenames_file, args.prompts_file))
+    names_file, prompts_file = map(files.read_file, (args.image_filenames_file, args.prompts_file))
     settings = {
         "base": args.base,
         "ckpt": str(args.ckpt),
@@ -269,7 +269,7 @@ def claim(args, paths, settings, stack):
 
     stack.enter_context(lock_outputs(args.img_save_path))
     for folder in {path.parent for path in paths} - {args.img_save_path}:
-        cli.remove_leftovers(folder)
+        files.remove_leftovers(folder)
     check_settings(args, paths, settings)
 
 

@@ -16,7 +16,7 @@ Writes <output_dir>/<gesture>: model/ (StableDiffusionPipeline.from_pretrained o
 import contextlib
 from pathlib import Path
 
-from utils import cli, processes, train_settings
+from utils import cli, files, processes, train_settings
 from utils.digests import digest_files, digest_weights, sha256
 
 
@@ -92,7 +92,7 @@ def list_settings(args, paths, captions):
     settings = {**vars(args), "captions_sha256": sha256([lines.encode(errors="surrogatepass")]),
                 "images_sha256": digest_files(paths)}
     if args.feature_npy_path:
-        settings["feature_sha256"] = sha256([cli.read_file(args.feature_npy_path)])
+        settings["feature_sha256"] = sha256([files.read_file(args.feature_npy_path)])
     return settings
 
 
@@ -202,7 +202,7 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     losses = {name: values.tolist() for name, values in losses.items()}
     run.write_losses(losses)
     save_loss_curves(run.loss_curves, losses)
-    with cli.atomic_path(run.model) as folder:
+    with files.atomic_path(run.model) as folder:
         if args.lora_rank:
             stable_diffusion.save_lora(sd, folder)
             weights = digest_files([folder / stable_diffusion.LORA_FILE])

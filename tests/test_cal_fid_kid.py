@@ -12,9 +12,10 @@ import cal_kid
 from tests.conftest import no_reader
 from tests.rendered_hands import add_useless_files, render_folder
 from utils import cli
-from utils.cli import UserError, read_rows
+from utils.cli import UserError
 from utils.evaluation import measure_floor, open_folder
 from utils.features import FeatureSet
+from utils.files import read_rows
 from utils.inception import load_inception
 from utils.metrics import frechet_distance, kernel_distance
 

@@ -126,7 +126,7 @@ def test_an_unknown_gesture_is_answered_with_close_matches(capsys):
 def run_code(body, stdout=subprocess.PIPE, debug=False, flags="", close=(), **environment):
     """A script whose main(args) is `body`, in its own process with buffered output, as in a user's shell."""
     indented = "".join(f"    {line}\n" for line in body.splitlines())
-    code = "import os, signal, sys\nfrom pathlib import Path\nfrom utils import cli, signals\n"
+    code = "import os, signal, sys\nfrom pathlib import Path\nfrom utils import cli, files, signals\n"
     code += f"def main(args):\n{indented}"
     code += f"cli.run_main(main, cli.argparse.Namespace(debug={debug}, overwrite=False){flags})\n"
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -232,7 +232,7 @@ def test_closed_streams_keep_no_result_from_being_written(close, tmp_path):
 
 @pytest.mark.parametrize(("name", "status", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
 def test_a_signal_clears_away_what_was_begun_and_ends_in_one_line(name, status, word, tmp_path):
-    body = (f"with cli.atomic_path({str(tmp_path / 'model.txt')!r}) as path:\n    path.write_text('half')\n"
+    body = (f"with files.atomic_path({str(tmp_path / 'model.txt')!r}) as path:\n    path.write_text('half')\n"
             f"    os.kill(os.getpid(), signal.{name})\n    signal.pause()")
     for flags, more in (("", ""), (", goes_on=True", "; the same command goes on from here")):
         result = run_code(body, flags=flags)

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from utils.cli import UserError, beside
+from utils.cli import UserError
 from utils.file_lock import lock_outputs
+from utils.files import beside
 
 HOLD = ("import sys\nfrom utils.file_lock import lock_outputs\nwith lock_outputs(*sys.argv[1:]):\n"
         "    print('locked', flush=True)\n    sys.stdin.read()\n")

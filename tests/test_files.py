@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.test_cli import files_below, run_code
-from utils import cli
+from utils import cli, files
 from utils.annotations import read_annotations
 from utils.images import read_lines
 
@@ -20,7 +20,7 @@ LIMIT_FILE_SIZE = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1
 
 def test_atomic_path_writes_whole_files_and_makes_the_folder(tmp_path):
     path = tmp_path / "new" / "image.png"
-    with cli.atomic_path(path) as temporary:
+    with files.atomic_path(path) as temporary:
         assert temporary.parent == path.parent and temporary.suffix == ".png" and temporary.name[0] == "."
         temporary.write_text("whole")
         assert not path.exists()
@@ -31,7 +31,7 @@ def test_atomic_path_writes_whole_files_and_makes_the_folder(tmp_path):
 def test_atomic_path_leaves_what_was_there_after_an_error(tmp_path, error):
     path = tmp_path / "file.txt"
     path.write_text("former")
-    with pytest.raises(error), cli.atomic_path(path) as temporary:
+    with pytest.raises(error), files.atomic_path(path) as temporary:
         temporary.write_text("half")
         raise error
     assert path.read_text() == "former" and files_below(tmp_path) == ["file.txt"]
@@ -40,11 +40,11 @@ def test_atomic_path_leaves_what_was_there_after_an_error(tmp_path, error):
 def test_atomic_path_replaces_a_folder_as_a_whole(tmp_path):
     path = tmp_path / "model"
     for name in ("first", "second"):
-        with cli.atomic_path(path) as temporary:
+        with files.atomic_path(path) as temporary:
             (temporary / "part").mkdir(parents=True)
             (temporary / "part" / name).write_text(name)
     assert files_below(tmp_path) == ["model", "model/part", "model/part/second"]
-    with pytest.raises(RuntimeError), cli.atomic_path(path) as temporary:
+    with pytest.raises(RuntimeError), files.atomic_path(path) as temporary:
         temporary.mkdir()
         raise RuntimeError
     assert files_below(tmp_path) == ["model", "model/part", "model/part/second"]
@@ -62,7 +62,7 @@ def test_atomic_path_puts_the_former_folder_back_if_the_new_one_cannot_take_its_
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", fail_on_new)
-    with pytest.raises(OSError), cli.atomic_path(path) as temporary:
+    with pytest.raises(OSError), files.atomic_path(path) as temporary:
         temporary.mkdir()
         (temporary / "new").touch()
     assert files_below(tmp_path) == ["model", "model/former"]
@@ -70,29 +70,29 @@ def test_atomic_path_puts_the_former_folder_back_if_the_new_one_cannot_take_its_
 
 def test_a_full_disk_names_the_file_and_leaves_the_former_one(tmp_path):
     path = tmp_path / "state.json"
-    cli.write_json(path, {"step": 1})
-    result = run_code(f"{LIMIT_FILE_SIZE}cli.write_json({str(path)!r}, list(range(1000)))")
+    files.write_json(path, {"step": 1})
+    result = run_code(f"{LIMIT_FILE_SIZE}files.write_json({str(path)!r}, list(range(1000)))")
     assert (result.returncode, result.stderr) == (1, f"error: {path}: File too large\n")
-    assert cli.read_json(path) == {"step": 1} and files_below(tmp_path) == ["state.json"]
+    assert files.read_json(path) == {"step": 1} and files_below(tmp_path) == ["state.json"]
 
 
 def test_a_file_that_cannot_be_made_is_named_by_its_final_name(tmp_path):
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "below.json"
     with pytest.raises(OSError) as caught:
-        cli.write_json(path, {})
+        files.write_json(path, {})
     assert ".tmp-" not in str(caught.value)
     with pytest.raises(IsADirectoryError) as caught:
         (tmp_path / "folder").mkdir()
-        cli.write_json(tmp_path / "folder", {})
+        files.write_json(tmp_path / "folder", {})
     assert caught.value.filename == str(tmp_path / "folder")
 
 
 def test_json_carries_paths_arrays_and_undecodable_names(tmp_path):
     path = tmp_path / "a.json"
     text = {"name": UNDECODABLE, "text": "é"}
-    cli.write_json(path, {"path": Path("x/y"), "mean": np.float32(0.5), "row": np.arange(3), **text})
-    assert cli.read_json(path) == {"path": "x/y", "mean": 0.5, "row": [0, 1, 2], **text}
+    files.write_json(path, {"path": Path("x/y"), "mean": np.float32(0.5), "row": np.arange(3), **text})
+    assert files.read_json(path) == {"path": "x/y", "mean": 0.5, "row": [0, 1, 2], **text}
     assert "é".encode() in path.read_bytes()
 
 
@@ -101,44 +101,44 @@ def test_damaged_json_is_a_user_error_that_names_the_file(tmp_path, content):
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(cli.UserError, match="config.json"):
-        cli.read_json(path)
+        files.read_json(path)
 
 
 def test_settings_are_kept_without_the_debug_flag(tmp_path):
     args = argparse.Namespace(Lambda=0.7, data_dir=Path("data"), debug=True)
-    cli.write_settings(tmp_path / "config.json", args)
-    assert cli.read_json(tmp_path / "config.json") == {"Lambda": 0.7, "data_dir": "data"}
+    files.write_settings(tmp_path / "config.json", args)
+    assert files.read_json(tmp_path / "config.json") == {"Lambda": 0.7, "data_dir": "data"}
 
 
 def test_differing_settings_are_listed_and_equal_ones_are_not(tmp_path):
     new = {"Lambda": 0.5, "steps": (1, 2), "data_dir": Path("data"), "ema": None}
-    cli.write_settings(tmp_path / "config.json", {**new, "Lambda": 0.7})
-    old = cli.read_json(tmp_path / "config.json")
-    assert cli.differing_settings(old, new) == ["Lambda: 0.7 there, 0.5 now"]
-    assert cli.differing_settings(old, old) == []
-    gone, new = cli.differing_settings({"a": 1}, {"b": 2})
+    files.write_settings(tmp_path / "config.json", {**new, "Lambda": 0.7})
+    old = files.read_json(tmp_path / "config.json")
+    assert files.differing_settings(old, new) == ["Lambda: 0.7 there, 0.5 now"]
+    assert files.differing_settings(old, old) == []
+    gone, new = files.differing_settings({"a": 1}, {"b": 2})
     assert (gone, new) == ("a: 1 there, not set now", "b: not set there, 2 now")
 
 
 def test_rows_are_appended_whole_even_after_a_line_that_was_cut_off(tmp_path):
     path = tmp_path / "new" / "results.jsonl"
-    cli.append_row(path, {"fid": np.float64(1.5)})
-    cli.append_row(path, {"name": "a\nb"})
+    files.append_row(path, {"fid": np.float64(1.5)})
+    files.append_row(path, {"name": "a\nb"})
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"fid": 1.5}, {"name": "a\nb"}]
     path.write_bytes(path.read_bytes() + b'{"fid": 2')
-    cli.append_row(path, {"fid": 3})
+    files.append_row(path, {"fid": 3})
     assert path.read_text().splitlines()[2:] == ['{"fid": 2', '{"fid": 3}']
 
 
 def test_a_row_that_does_not_fit_leaves_the_former_ones(tmp_path):
     path = tmp_path / "results.jsonl"
-    cli.append_row(path, {"fid": 1})
-    result = run_code(f"{LIMIT_FILE_SIZE}cli.append_row({str(path)!r}, list(range(1000)))")
+    files.append_row(path, {"fid": 1})
+    result = run_code(f"{LIMIT_FILE_SIZE}files.append_row({str(path)!r}, list(range(1000)))")
     assert result.returncode == 1 and result.stderr.count("\n") == 1 and str(path) in result.stderr
     assert path.read_text() == '{"fid": 1}\n'
 
 
-@pytest.mark.parametrize("read", [cli.read_file, cli.read_json, cli.read_rows, read_lines, read_annotations])
+@pytest.mark.parametrize("read", [files.read_file, files.read_json, files.read_rows, read_lines, read_annotations])
 def test_pipes_devices_and_giants_are_refused_without_being_read(read, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/zero")
@@ -154,4 +154,4 @@ def test_pipes_devices_and_giants_are_refused_without_being_read(read, tmp_path)
 def test_settings_that_are_no_object_are_refused(content, tmp_path):
     (tmp_path / "generation.json").write_text(content)
     with pytest.raises(cli.UserError, match="generation.json: a JSON object is expected"):
-        cli.read_object(tmp_path / "generation.json")
+        files.read_object(tmp_path / "generation.json")

@@ -22,7 +22,7 @@ import train
 import VitGpt2
 from tests import tiny_captioners
 from tests.training_world import write_world
-from utils import cli
+from utils import cli, files
 from utils.fusion import TrainedFusion, save_fusion
 from utils.stable_diffusion import add_lora, load_stable_diffusion, save_lora, save_pipeline
 from utils.synthetic import render
@@ -214,7 +214,7 @@ def test_a_model(tmp_path, tiny_pipeline, save):
         add_lora(sd.unet, 8)
 
     def write(folder):
-        with cli.atomic_path(folder / "model") as temporary:  # as train.py does
+        with files.atomic_path(folder / "model") as temporary:  # as train.py does
             save(sd, temporary)
 
     write(tmp_path)

@@ -18,11 +18,12 @@ from utils.annotations import read_gesturing_boxes
 from utils.caption_folder import CaptionFolder, file_stamp
 from utils.captions import clean_caption
 from utils.checkpoint import CheckpointFolder
-from utils.cli import UserError, read_json, read_rows
+from utils.cli import UserError
 from utils.clip_tokens import load_token_counter
 from utils.enriched_file import EnrichedFile
 from utils.enrichment import Answer, check_answer
 from utils.enrichment_rules import Target, enrich_by_rules, find_other_gesture, has_phrase_once
+from utils.files import read_json, read_rows
 from utils.folder_cache import Block, FolderCache
 from utils.fusion import TrainedFusion, load_fusion, save_fusion
 from utils.gesture_encoder import load_feature

@@ -260,7 +260,7 @@ def test_a_failure_leaves_nothing_half_done(download, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", str(path))
 
     (tmp_path / "call/.selection.partial/train").mkdir(parents=True)  # of a run that was killed
-    monkeypatch.setattr(hagrid.cli, "write_json", fail)
+    monkeypatch.setattr(hagrid.files, "write_json", fail)
     with pytest.raises(OSError):
         select(download, tmp_path)
     assert not (tmp_path / "call").exists()

@@ -15,7 +15,7 @@ from PIL import Image
 import image_generation
 from tests.conftest import ROOT
 from tests.tiny_models import build_tiny_pipeline
-from utils import cli
+from utils import cli, files
 from utils.digests import digest_weights
 from utils.file_lock import lock_outputs
 from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
@@ -290,7 +290,7 @@ def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else(job, tm
     (tmp_path / "names.txt").write_text("\n".join(f"call/{name}" for name in NAMES), encoding="utf-8")
     folder = tmp_path / "images"
     (folder / "call").mkdir(parents=True)
-    half = [cli.beside(folder / "generation.json"), cli.beside(folder / "call" / "a.png")]
+    half = [files.beside(folder / "generation.json"), files.beside(folder / "call" / "a.png")]
     others = [folder / ".tmp-mine.png", folder / "call" / ".hidden"]
     for path in (*half, *others):
         path.touch()

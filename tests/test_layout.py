@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "mediapipe", "diffusers", "transformers", "accelerate"}
-LIGHT_MODULES = ("cli", "images", "gestures", "captions", "hagrid")  # import neither torch nor mediapipe
+LIGHT_MODULES = ("cli", "files", "images", "gestures", "captions", "hagrid")  # import neither torch nor mediapipe
 
 SCRIPTS = sorted(ROOT.glob("*.py"))
 MODULES = sorted((ROOT / "utils").rglob("*.py"))
@@ -102,7 +102,7 @@ def test_only_stable_diffusion_and_the_synthetic_models_import_diffusers():
 
 
 @pytest.mark.parametrize(("module", "allowed"), [
-    ("cli", {"utils"}), ("gestures", {"utils"}), ("images", {"utils", "PIL", "numpy"}),
+    ("cli", {"utils"}), ("files", {"utils"}), ("gestures", {"utils"}), ("images", {"utils", "PIL", "numpy"}),
 ])
 def test_the_first_modules_need_next_to_nothing(module, allowed):
     assert imported_packages(ROOT / "utils" / f"{module}.py") <= allowed | sys.stdlib_module_names

@@ -14,7 +14,7 @@ import pytest
 
 from tests.miniature_hagrid import write_hagrid
 from tests.tiny_captioners import build_tiny_clip, build_tiny_vit_gpt2
-from utils.cli import read_json, read_rows
+from utils.files import read_json, read_rows
 from utils.gestures import GESTURES
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.rendered_hands import add_useless_files, render_folder
 from tests.training_world import write_world
 from utils import processes
-from utils.cli import read_rows
+from utils.files import read_rows
 
 # What accelerate launch calls for several GPUs; on a CPU it would start one process whatever --num_processes says.
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port"]

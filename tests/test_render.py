@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from utils.cli import UserError, beside
+from utils.cli import UserError
 from utils.file_lock import lock_outputs
+from utils.files import beside
 from utils.gestures import GESTURES
 from utils.images import read_aligned
 from utils.synthetic import render as render_script

@@ -2,7 +2,8 @@
 
 import pytest
 
-from utils.cli import UserError, append_row, read_rows
+from utils.cli import UserError
+from utils.files import append_row, read_rows
 from utils.results_table import collect_cells, format_table, main, parse_args
 
 HANDS = {"script": "hand_confidence.py", "num_images": 200, "num_skipped": 0, "num_without_hand": 12,

@@ -8,7 +8,8 @@ that its boxes disregard is assumed, not checked.
 import math
 from pathlib import Path
 
-from utils.cli import UserError, read_json
+from utils.cli import UserError
+from utils.files import read_json
 
 NUM_LANDMARKS = 21
 

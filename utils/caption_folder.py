@@ -8,7 +8,7 @@ so that they are never seen half finished, and do not tell how often the run was
 import contextlib
 from pathlib import Path
 
-from utils import cli
+from utils import cli, files
 from utils.file_lock import lock_outputs
 from utils.image_opening import open_images
 from utils.images import list_images, write_lines
@@ -110,7 +110,7 @@ class CaptionFolder:
             return False
         names = "".join(f"{name}\n" for name, _ in self.listed())
         with contextlib.suppress(FileNotFoundError):
-            return self.captions_list.exists() and cli.read_file(self.names_list) == names.encode()
+            return self.captions_list.exists() and files.read_file(self.names_list) == names.encode()
         return False
 
     def write_lists(self):
@@ -121,7 +121,7 @@ class CaptionFolder:
         pairs = self.listed()
         if not pairs:
             raise cli.UserError(f"{self.folder / 'images'}: none of its images has a caption; see the warnings")
-        with cli.atomic_path(self.captions_list) as captions, cli.atomic_path(self.names_list) as names:
+        with files.atomic_path(self.captions_list) as captions, files.atomic_path(self.names_list) as names:
             for temporary, lines in zip((names, captions), zip(*pairs, strict=True), strict=True):
                 write_lines(temporary, lines)
             self.captions_list.unlink(missing_ok=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from utils.cli import UserError, atomic_path, read_json, to_json, write_json
+from utils.cli import UserError
 from utils.digests import sha256
+from utils.files import atomic_path, read_json, to_json, write_json
 from utils.optimizers import load_optimizer_tensors, optimizer_tensors
 
 STATE_FILE = "checkpoint.json"

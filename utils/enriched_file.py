@@ -7,7 +7,7 @@ it when all are done, whole, in the order of the captions.
 import hashlib
 from pathlib import Path
 
-from utils import cli
+from utils import cli, files
 from utils.enrichment import check_coverage
 from utils.enrichment_rules import has_phrase_once
 from utils.file_lock import lock_outputs
@@ -61,7 +61,7 @@ class EnrichedFile:
         """Writes the list, and reads it again; UserError, and no list, unless every line carries the phrase."""
         enriched = [self.rows[line]["enriched"] for line in sorted(self.rows)]
         check_coverage(self.captions, enriched, self.settings["phrase"], self.path)
-        with cli.atomic_path(self.path) as temporary:
+        with files.atomic_path(self.path) as temporary:
             write_lines(temporary, enriched)
             check_coverage(self.captions, read_lines(temporary), self.settings["phrase"], self.path)
         self.journal.finish()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils import cli, output_paths, processes
+from utils import cli, files, output_paths, processes
 
 REGIONS = {"full": ("full",), "hands": ("hands",), "both": ("full", "hands")}
 KEY_SUFFIX = {"full": "", "hands": "_h"}
@@ -294,7 +294,7 @@ def compare_folders(args, distance):
         cli.print_lines(lines)
     finally:
         for row in rows if args.output else []:
-            cli.append_row(args.output, row)
+            files.append_row(args.output, row)
 
 
 # Printing

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from utils.cli import atomic_path
+from utils.files import atomic_path
 
 
 def running_mean(values, window):

@@ -5,7 +5,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from utils.cli import UserError, remove_leftovers
+from utils.cli import UserError
+from utils.files import remove_leftovers
 
 
 @contextlib.contextmanager

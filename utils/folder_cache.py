@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.cli import atomic_path, one_line, to_json
+from utils.cli import one_line
+from utils.files import atomic_path, to_json
 
 FLUSH_SECONDS = 5.0  # of work that a killed process may lose
 FIELDS = ("names", "keys", "counts", "messages", "digest")  # of a file; all else in it are arrays of rows

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import UserError, atomic_path, first_line, read_file, read_json, warn, write_json
+from utils.cli import UserError, first_line, warn
+from utils.files import atomic_path, read_file, read_json, write_json
 
 FEATURE_DIM = 63  # 21 landmarks x (x, y, z)
 

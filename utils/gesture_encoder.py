@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from utils import processes
-from utils.cli import UserError, atomic_path, first_line, read_object, write_json
+from utils.cli import UserError, first_line
+from utils.files import atomic_path, read_object, write_json
 from utils.finger_states import MIDDLE_KNUCKLE, WRIST, matches_gesture, palm_axes
 
 FEATURE_KINDS = ("canonical", "raw")

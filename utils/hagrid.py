@@ -18,7 +18,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from utils import cli
+from utils import cli, files
 from utils.annotations import gesturing_boxes, gesturing_first, read_gesture
 from utils.gestures import GESTURES
 from utils.person_split import split_images
@@ -135,7 +135,7 @@ def take_image(name, source, destination, resolution, link):
     elif link:
         (destination / name).symlink_to(path.resolve())
     else:
-        with cli.atomic_path(destination / name) as temporary:
+        with files.atomic_path(destination / name) as temporary:
             temporary.write_bytes(path.read_bytes())
     return None
 
@@ -172,11 +172,11 @@ def is_selected(folders, settings):
     there = [folder for folder in folders.values() if folder.exists()]
     for folder in there:
         path = folder / "selection.json"
-        old = cli.read_json(path) if path.is_file() else None
+        old = files.read_json(path) if path.is_file() else None
         old = old.get("settings") if isinstance(old, dict) else None
         if not isinstance(old, dict):
             raise cli.UserError(f"{folder} exists and was not selected from HaGRID; {remedy}")
-        if differing := cli.differing_settings(old, settings):
+        if differing := files.differing_settings(old, settings):
             raise cli.UserError(f"{folder} was selected with other settings ({'; '.join(differing)}); {remedy}")
         images, wanted = folder / "images", settings[f"num_{folder.name}"]
         count = sum(1 for _ in images.iterdir()) if images.is_dir() else 0
@@ -243,7 +243,7 @@ def select_gesture(args, gesture):
     persons = {stem: records[stem]["user_id"] if records else stem for stem in names}
     beside = target / ".selection.partial"
     try:
-        with cli.naming_errors(target, beside):
+        with files.naming_errors(target, beside):
             taken, unreadable = fill_sets(args, gesture, source, names, persons, beside)
             for split, chosen in taken.items():
                 stems = sorted(Path(name).stem for name in chosen)
@@ -251,8 +251,8 @@ def select_gesture(args, gesture):
                 if records:
                     summary["num_persons"] = len({persons[stem] for stem in stems})
                     annotations = {stem: gesturing_first(records[stem], gesture) for stem in stems}
-                    cli.write_json(beside / split / "annotations.json", annotations)
-                cli.write_json(beside / split / "selection.json", summary)
+                    files.write_json(beside / split / "annotations.json", annotations)
+                files.write_json(beside / split / "selection.json", summary)
             for split, folder in folders.items():
                 shutil.rmtree(folder, ignore_errors=True)
                 if split in taken:

@@ -13,7 +13,8 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 
-from utils.cli import UserError, first_line, read_object
+from utils.cli import UserError, first_line
+from utils.files import read_object
 
 MAX_LAYERS = 1000  # of one network; a loop over more would not end
 LOG_IN = "log in with `hf auth login` (or set HF_TOKEN)"

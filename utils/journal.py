@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from utils import cli
+from utils import cli, files
 
 
 class Journal:
@@ -22,7 +22,7 @@ class Journal:
         self.final, self.parse, self.anew = Path(path), parse, anew
         self.path = self.final.with_suffix(f".new{self.final.suffix}") if anew else self.final
         self.records, self.settings = {}, None  # None: there are none yet
-        data = cli.read_file(self.path) if self.path.exists() else b""
+        data = files.read_file(self.path) if self.path.exists() else b""
         self.size = data.rfind(b"\n") + 1  # what follows was cut off while it was written
         for number, line in enumerate(data[:self.size].split(b"\n")[:-1], 1):
             try:
@@ -38,7 +38,7 @@ class Journal:
     def check(self, settings):
         """UserError when the file was written with other values of these settings; with `anew` it is dropped then."""
         known = {name: value for name, value in (self.settings or {}).items() if name in settings}
-        differing = self.settings is not None and cli.differing_settings(known, settings)
+        differing = self.settings is not None and files.differing_settings(known, settings)
         if differing and not self.anew:
             raise cli.UserError(f"{self.path} was written with other settings ({'; '.join(differing)}); "
                                 "give those again, or start anew with --overwrite")
@@ -51,14 +51,14 @@ class Journal:
         if self.size is not None and self.path.exists():
             os.truncate(self.path, self.size)
         if self.settings is None:
-            cli.append_row(self.path, {"settings": settings})
+            files.append_row(self.path, {"settings": settings})
         self.settings, self.size = settings, None  # None: nothing is to be cut off any more
-        cli.append_row(self.path, row)
+        files.append_row(self.path, row)
         self.records |= self.parse(row)
 
     def sync(self):
         """Returns when all rows are on the disk."""
-        with cli.naming_errors(self.path), open(self.path, "rb") as file:
+        with files.naming_errors(self.path), open(self.path, "rb") as file:
             os.fsync(file.fileno())
 
     def finish(self):

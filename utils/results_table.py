@@ -6,7 +6,7 @@ Reads the JSON lines of cal_fid.py, cal_kid.py and hand_confidence.py (--output)
 folder; where a number was measured twice, the later row counts. In brackets stand 95 % intervals.
 """
 
-from utils import cli
+from utils import cli, files
 
 # What is shown, in this order: key of the row, heading. The features of a distance are added to its heading.
 COUNTS = {"num_images": "images", "num_without_hand": "images without a hand", "num_skipped": "images skipped"}
@@ -107,7 +107,7 @@ def format_table(cells, names):
 
 
 def main(args):
-    rows = cli.read_rows(args.results)
+    rows = files.read_rows(args.results)
     check_rows(rows, args.results)
     print("\n".join(format_table(*collect_cells(rows))))
 

@@ -25,8 +25,9 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from utils.cli import UserError, atomic_path, naming_errors
+from utils.cli import UserError
 from utils.device import fast_attention, is_out_of_memory
+from utils.files import atomic_path, naming_errors
 from utils.hub import fetch_folder, load_model, load_part, read_config
 
 # part -> (class named in model_index.json, config file, weights file)

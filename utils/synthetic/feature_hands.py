@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils import cli
+from utils import cli, files
 from utils.process_pool import count_cores, map_in_processes
 from utils.synthetic.hand import FINGERS, MALFORMATIONS, POSES
 from utils.synthetic.raymarch import HandShape, trace
@@ -129,7 +129,7 @@ def render_all(work_dir, hands_per_gesture, malformed, seed):
                 for part in itertools.islice(computed, len(jobs[pose])):
                     parts.append(part)
                     progress.update(len(part["images"]))
-                with cli.atomic_path(paths[pose]) as temporary:
+                with files.atomic_path(paths[pose]) as temporary:
                     np.savez(temporary, **concatenate(parts))
 
     halves = ([], [])

@@ -10,7 +10,7 @@ model.safetensors (fp16) and training.json (settings, losses, figures on held-ou
 
 from pathlib import Path
 
-from utils import cli
+from utils import cli, files
 from utils.process_pool import count_cores
 
 SHIPPED = Path(__file__).parent / "feature-network"
@@ -106,7 +106,7 @@ def main(args):
     # Save, then validate what was saved
     weights = {name: tensor.contiguous() for name, tensor in network.cpu().state_dict().items()}
     weights = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    with cli.atomic_path(args.output_dir / "model.safetensors") as path:
+    with files.atomic_path(args.output_dir / "model.safetensors") as path:
         save_file(weights, path)
     network = load_feature_network(args.output_dir / "model.safetensors").to(device)
     figures = {
@@ -117,7 +117,7 @@ def main(args):
     settings = {name: value for name, value in vars(args).items() if name not in NOT_RECORDED}
     settings["renderer"] = renderer_hash()
     training = {"settings": settings, "minutes": round(minutes, 1), "held_out": figures, "losses": losses}
-    cli.write_json(args.output_dir / "training.json", training)
+    files.write_json(args.output_dir / "training.json", training)
     print(f"the network is in {args.output_dir}")
 
 

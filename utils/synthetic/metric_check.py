@@ -10,7 +10,7 @@ results.json, table.md and metric_check.png, one column of plots per gesture.
 
 from pathlib import Path
 
-from utils import cli
+from utils import cli, files
 from utils.process_pool import count_cores
 from utils.synthetic.hand import POSES
 
@@ -52,13 +52,13 @@ def render_pool(args, gesture, malformed):
     settings = {"gesture": gesture, "count": count, "resolution": args.resolution, "malformed": malformed,
                 "seed": args.seed}
     paths = [folder / f"{index:05d}.png" for index in range(count)]
-    if (folder / "render.json").is_file() and cli.read_json(folder / "render.json") == settings:
+    if (folder / "render.json").is_file() and files.read_json(folder / "render.json") == settings:
         return paths
     scenes = render_scenes(gesture, count, args.resolution, args.seed, (int(malformed), *gesture.encode()),
                            float(malformed), args.num_workers, f"rendering {folder.name}")
     for path, scene in zip(paths, scenes, strict=True):
         save_image(scene.image, path)
-    cli.write_json(folder / "render.json", settings)
+    files.write_json(folder / "render.json", settings)
     return paths
 
 
@@ -191,7 +191,7 @@ def save_plot(path, found):
             axis.plot(percent, metrics[name].mean(axis=0), color="black", marker="o", markersize=3)
             axis.set_ylabel(name, fontsize=7)
             axis.tick_params(labelsize=7)
-    with cli.atomic_path(path) as temporary:
+    with files.atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
@@ -201,14 +201,14 @@ def main(args):
 
     device = resolve_device(args.device)
     extractor = load_feature_network()
-    cli.write_settings(args.output_dir / "config.json", args)
+    files.write_settings(args.output_dir / "config.json", args)
     found = {gesture: check_gesture(args, gesture, extractor, device) for gesture in dict.fromkeys(args.gesture)}
 
     # Save, then print
     summaries = {gesture: summarize(metrics) for gesture, metrics in found.items()}
     table = "\n".join(format_markdown(gesture, summary, args) for gesture, summary in summaries.items())
-    cli.write_json(args.output_dir / "results.json", summaries)
-    with cli.atomic_path(args.output_dir / "table.md") as temporary:
+    files.write_json(args.output_dir / "results.json", summaries)
+    with files.atomic_path(args.output_dir / "table.md") as temporary:
         temporary.write_text(table, encoding="utf-8")
     save_plot(args.output_dir / "metric_check.png", found)
     print(table)

@@ -9,7 +9,7 @@ fields, and the anatomy). The same flags give the same bytes, whatever the numbe
 
 from pathlib import Path
 
-from utils import cli
+from utils import cli, files
 from utils.process_pool import count_cores, map_in_processes
 from utils.synthetic.hand import MALFORMATIONS, POSES
 
@@ -106,7 +106,7 @@ def render_split(args, split, count, settings):
         args.num_workers,
         desc=f"rendering {split}",
     )
-    with cli.atomic_path(folder) as beside:
+    with files.atomic_path(folder) as beside:
         for index, scene in enumerate(scenes):
             names.append(f"{args.gesture}_{split}_{index:05d}.jpg")
             captions.append(scene.caption)
@@ -114,15 +114,15 @@ def render_split(args, split, count, settings):
             save_image(scene.image, beside / "images" / names[-1])
         write_lines(beside / "synthetic_filenames.txt", names)
         write_lines(beside / "synthetic_captions.txt", captions)
-        cli.write_json(beside / "annotations.json", annotations)
-        cli.write_json(beside / "render.json", settings)
+        files.write_json(beside / "annotations.json", annotations)
+        files.write_json(beside / "render.json", settings)
     print(f"{folder}: {count} images")
 
 
 def read_settings(folder):
     """The settings a split was rendered with, None if it was not rendered by this program."""
     path = folder / "render.json"
-    return cli.read_json(path) if path.is_file() else None
+    return files.read_json(path) if path.is_file() else None
 
 
 def main(args):

@@ -11,7 +11,7 @@ with fp16 weights, training.json (settings, losses) and samples.png.
 import time
 from pathlib import Path
 
-from utils import cli
+from utils import cli, files
 from utils.process_pool import count_cores
 
 STAGES = ("images", "vae", "decoder", "diffusion")
@@ -68,7 +68,7 @@ def render_images(args):
     from utils.synthetic.tiny_parts import RESOLUTION
 
     captions = []
-    with cli.atomic_path(args.work_dir / "images.npy") as path:
+    with files.atomic_path(args.work_dir / "images.npy") as path:
         shape = (args.num_images, RESOLUTION, RESOLUTION, 3)
         images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
         scenes = render_scenes("random", args.num_images, RESOLUTION, args.seed, STREAM, args.malformed)
@@ -76,7 +76,7 @@ def render_images(args):
             images[index] = np.asarray(scene.image)
             captions.append(scene.caption)
         images.flush()
-    cli.write_json(args.work_dir / "captions.json", captions)
+    files.write_json(args.work_dir / "captions.json", captions)
 
 
 def load_work(args):
@@ -87,7 +87,7 @@ def load_work(args):
     from utils.synthetic.tiny_parts import build_vae
 
     images = np.load(args.work_dir / "images.npy", mmap_mode="r", allow_pickle=False)[: args.num_images]
-    captions = cli.read_json(args.work_dir / "captions.json")[: args.num_images]
+    captions = files.read_json(args.work_dir / "captions.json")[: args.num_images]
     vae = build_vae()
     for name in ("vae", "decoder"):
         if (args.work_dir / f"{name}.safetensors").is_file():
@@ -142,8 +142,8 @@ def train_stage(args, stage):
             weight_dtype,
             log,
         )
-    cli.write_json(args.work_dir / f"{stage}.json", {"minutes": (time.time() - start) / 60, "losses": history})
-    with cli.atomic_path(args.work_dir / f"{stage}.safetensors") as path:  # last: it says that the stage is done
+    files.write_json(args.work_dir / f"{stage}.json", {"minutes": (time.time() - start) / 60, "losses": history})
+    with files.atomic_path(args.work_dir / f"{stage}.safetensors") as path:  # last: it says that the stage is done
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
 
 
@@ -171,13 +171,13 @@ def save_pipeline(args):
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    history = {stage: cli.read_json(args.work_dir / f"{stage}.json") for stage in STAGES[1:]}
-    with cli.atomic_path(args.output_dir) as folder:
+    history = {stage: files.read_json(args.work_dir / f"{stage}.json") for stage in STAGES[1:]}
+    with files.atomic_path(args.output_dir) as folder:
         pipeline.to(dtype=torch.float16).save_pretrained(folder)
         # transformers would load the text encoder as fp16 and diffusers the rest as fp32
         config = folder / "text_encoder" / "config.json"
-        cli.write_json(config, {**cli.read_json(config), "dtype": "float32"})
-        cli.write_json(
+        files.write_json(config, {**files.read_json(config), "dtype": "float32"})
+        files.write_json(
             folder / "training.json",
             {
                 "settings": {name: value for name, value in vars(args).items() if name not in NOT_RECORDED},
