@@ -8,8 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils import processes
-from utils.cli import (
-    UserError,
+from utils.cli import UserError
+from utils.file_lock import lock_outputs
+from utils.files import (
     atomic_path,
     differing_settings,
     naming_errors,
@@ -17,7 +18,6 @@ from utils.cli import (
     remove_leftovers,
     write_settings,
 )
-from utils.file_lock import lock_outputs
 from utils.train_settings import LOADED_SETTINGS, bound_settings
 
 
