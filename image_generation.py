@@ -111,7 +111,7 @@ def model_settings(sd, fusion, feature, resolution):
 def check_belonging(args, config, sd, name, is_lora):
     """UserError unless the fusion of --ckpt was trained with the model that was loaded from `name`."""
     from utils.fusion import check_digest, check_sizes
-    from utils.stable_diffusion import LORA_FILE
+    from utils.lora import LORA_FILE
 
     if args.base or is_lora:
         check_digest(config, "base_model_sha256", digest_weights(sd.text_encoder, sd.unet, sd.vae), name)
@@ -180,13 +180,13 @@ def load_model(args):
     """(StableDiffusion, fusion, feature, resolution): fusion and feature are None where plain prompts are drawn."""
     import torch
 
-    from utils import stable_diffusion
+    from utils import lora, stable_diffusion
     from utils.fusion import load_fusion
     from utils.gesture_encoder import check_feature_info, load_feature
 
     fusion, feature, fusion_config, name = None, None, {}, str(args.ckpt)
     has_fusion = (args.ckpt / "fusion.json").is_file()
-    is_lora = has_fusion and (args.ckpt / stable_diffusion.LORA_FILE).is_file()
+    is_lora = has_fusion and (args.ckpt / lora.LORA_FILE).is_file()
     if has_fusion:
         fusion, feature, fusion_config = load_fusion(args.ckpt)
         if args.feature_npy_path:
@@ -204,7 +204,7 @@ def load_model(args):
     if has_fusion:
         processes.decide(lambda: check_belonging(args, fusion_config, sd, name, is_lora))
     if is_lora and not args.base:
-        stable_diffusion.load_lora(sd, args.ckpt)
+        lora.load_lora(sd, args.ckpt)
     resolution = stable_diffusion.check_resolution(sd, args.resolution or fusion_config.get("resolution"))
     limit = sd.noise_scheduler.config.num_train_timesteps
     if args.num_inference_steps >= limit:
@@ -219,11 +219,11 @@ def draw(args, sd, todo, paths, embeds, resolution, device, weight_dtype):
     """
     from tqdm import tqdm
 
-    from utils import stable_diffusion
+    from utils import sampling
     from utils.device import explain_out_of_memory
     from utils.images import save_image
 
-    sampler = stable_diffusion.build_sampler(sd, args.scheduler)
+    sampler = sampling.build_sampler(sd, args.scheduler)
     smaller = f"--batch_size {args.batch_size // 2}" if args.batch_size > 1 else "a smaller --resolution"
     saving = []  # images are compressed and written while the next ones are drawn
     with ThreadPoolExecutor() as pool, tqdm(total=len(todo), unit="image", disable=not todo) as progress:
@@ -231,16 +231,16 @@ def draw(args, sd, todo, paths, embeds, resolution, device, weight_dtype):
             batch = todo[start:start + args.batch_size]
             if args.compile:  # a shorter batch would be translated anew; what is drawn beyond it is not saved
                 batch += [batch[-1]] * (min(args.batch_size, len(todo)) - len(batch))
-            generators = [stable_diffusion.image_generator(args.seed, i) for i in batch]
+            generators = [sampling.image_generator(args.seed, i) for i in batch]
             with explain_out_of_memory(f"{device}: too little memory for a batch of {args.batch_size}; try {smaller}"):
-                images = stable_diffusion.sample_images(
+                images = sampling.sample_images(
                     sd, sampler, *embeds(batch), generators, resolution, resolution, args.num_inference_steps,
                     args.guidance_scale, weight_dtype)
             if not images.isfinite().all():
                 raise cli.UserError(f"{paths[batch[0]]}: not a number; try --mixed_precision bf16 or no")
             for saved in saving:
                 saved.result()
-            drawn = dict(zip(batch, stable_diffusion.to_pil(images), strict=True))
+            drawn = dict(zip(batch, sampling.to_pil(images), strict=True))
             saving = [pool.submit(save_image, image, paths[i]) for i, image in drawn.items()]
             progress.update(len(drawn))
         for saved in saving:
@@ -289,7 +289,7 @@ def main(args):
 def generate(args, paths, prompts, settings):
     """Everything once the folder is this run's."""
     # Load the model.
-    from utils import stable_diffusion
+    from utils import sampling, stable_diffusion
     from utils.device import resolve_device
 
     device = resolve_device(args.device)
@@ -318,7 +318,7 @@ def generate(args, paths, prompts, settings):
     sd.unet.to(device, weight_dtype)
     sd.vae.to(device)
     if args.compile:
-        stable_diffusion.compile_unet(sd.unet, args.compile)
+        sampling.compile_unet(sd.unet, args.compile)
     draw(args, sd, todo, listed, lambda batch: (prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds),
          resolution, device, weight_dtype)
 

@@ -126,7 +126,7 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     import torch
     from accelerate import Accelerator
 
-    from utils import stable_diffusion, training_set
+    from utils import lora, stable_diffusion, training_set
     from utils.device import resolve_device
     from utils.figures import save_loss_curves
     from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
@@ -204,8 +204,8 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     save_loss_curves(run.loss_curves, losses)
     with files.atomic_path(run.model) as folder:
         if args.lora_rank:
-            stable_diffusion.save_lora(sd, folder)
-            weights = digest_files([folder / stable_diffusion.LORA_FILE])
+            lora.save_lora(sd, folder)
+            weights = digest_files([folder / lora.LORA_FILE])
         else:
             stable_diffusion.save_pipeline(sd, folder)
             weights = digest_weights(sd.text_encoder, sd.unet)

@@ -161,7 +161,7 @@ def measure_generation(args, device, weight_dtype, precision):
     """A row of sample_images with guidance, images per second."""
     import torch
 
-    from utils.stable_diffusion import build_sampler, compile_unet, image_generator, sample_images
+    from utils.sampling import build_sampler, compile_unet, image_generator, sample_images
 
     start_row(device)
     sd = build_parts(args.size, device)

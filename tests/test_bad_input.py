@@ -29,7 +29,7 @@ from tests import tiny_captioners
 from tests.conftest import ROOT, without_rights
 from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
-from utils import cli, files, hagrid, results_table, stable_diffusion
+from utils import cli, files, hagrid, results_table, sampling
 from utils.fusion import TrainedFusion, save_fusion
 from utils.synthetic import feature_network, metric_check, render, tiny_stable_diffusion
 
@@ -305,7 +305,7 @@ def test_numbers_that_would_fill_the_memory_are_refused_with_the_range_that_help
 
 
 def test_images_that_the_memory_of_a_cpu_cannot_hold_are_one_line(world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(stable_diffusion, "sample_images", lambda *_: torch.empty(2**55, dtype=torch.uint8))
+    monkeypatch.setattr(sampling, "sample_images", lambda *_: torch.empty(2**55, dtype=torch.uint8))
     args = draw(world, img_save_path=tmp_path / "out")
     refused(image_generation, [*args, "--batch_size", 2], capsys, 1, "too little memory", "try --batch_size 1")
 

@@ -24,7 +24,8 @@ from tests import tiny_captioners
 from tests.training_world import write_world
 from utils import cli, files
 from utils.fusion import TrainedFusion, save_fusion
-from utils.stable_diffusion import add_lora, load_stable_diffusion, save_lora, save_pipeline
+from utils.lora import add_lora, save_lora
+from utils.stable_diffusion import load_stable_diffusion, save_pipeline
 from utils.synthetic import render
 
 PAGE = 4096

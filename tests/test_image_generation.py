@@ -20,14 +20,8 @@ from utils.digests import digest_weights
 from utils.file_lock import lock_outputs
 from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
 from utils.gesture_encoder import save_feature
-from utils.stable_diffusion import (
-    build_sampler,
-    encode_prompts,
-    image_generator,
-    load_stable_diffusion,
-    sample_images,
-    to_pil,
-)
+from utils.sampling import build_sampler, image_generator, sample_images, to_pil
+from utils.stable_diffusion import encode_prompts, load_stable_diffusion
 
 NAMES = ["a.jpg", "b.png", "v1.2_c", "d.JPEG", "e.jpg"]
 STEMS = ["a", "b", "v1.2_c", "d", "e"]

@@ -98,7 +98,7 @@ def test_only_hands_imports_mediapipe():
 def test_only_stable_diffusion_and_the_synthetic_models_import_diffusers():
     importers = {path for path in SCRIPTS + MODULES if "diffusers" in imported_packages(path)}
     allowed = {path for path in importers if (ROOT / "utils" / "synthetic") in path.parents}
-    assert importers <= allowed | {ROOT / "utils" / "stable_diffusion.py"}
+    assert importers <= allowed | {ROOT / "utils" / f"{name}.py" for name in ("stable_diffusion", "sampling", "lora")}
 
 
 @pytest.mark.parametrize(("module", "allowed"), [

@@ -14,18 +14,8 @@ from tests.tiny_models import build_tiny_pipeline
 from utils import hub, stable_diffusion
 from utils.cli import UserError
 from utils.device import explain_out_of_memory, resolve_device
-from utils.stable_diffusion import (
-    SAMPLERS,
-    build_sampler,
-    decode_latents,
-    encode_prompts,
-    image_generator,
-    image_latent_moments,
-    load_stable_diffusion,
-    sample_images,
-    sample_latents,
-    save_pipeline,
-)
+from utils.sampling import SAMPLERS, build_sampler, decode_latents, image_generator, sample_images, sample_latents
+from utils.stable_diffusion import encode_prompts, image_latent_moments, load_stable_diffusion, save_pipeline
 
 PROMPTS = ["a photo of a hand", "call gesture", "a photo of a hand"]
 

@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from tests.tiny_models import build_tiny_pipeline
 from utils.cli import UserError
 from utils.fusion import FrozenFusion, TrainedFusion, fuse
-from utils.stable_diffusion import image_generator, load_stable_diffusion, sample_latents
+from utils.sampling import image_generator, sample_latents
+from utils.stable_diffusion import load_stable_diffusion
 from utils.three_stage import (
     GestureDenoiser,
     denoising_loss,

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from utils import stable_diffusion
+from utils import sampling, stable_diffusion
 from utils.gestures import GESTURES
 from utils.synthetic import tiny_diffusion, tiny_parts, tiny_vae
 from utils.synthetic.scene import COLORS, SKIN_TONES
@@ -26,10 +26,10 @@ def shipped():
 def draw(sd, prompts, seed=0):
     """One image per prompt: uint8 (N, 128, 128, 3)."""
     embeds = stable_diffusion.encode_prompts(sd, ["", *prompts], "cpu")
-    generators = [stable_diffusion.image_generator(seed, index) for index in range(len(prompts))]
-    images = stable_diffusion.sample_images(sd, stable_diffusion.build_sampler(sd), embeds[1:], embeds[:1], generators,
+    generators = [sampling.image_generator(seed, index) for index in range(len(prompts))]
+    images = sampling.sample_images(sd, sampling.build_sampler(sd), embeds[1:], embeds[:1], generators,
                                             128, 128, num_inference_steps=12, guidance_scale=3.0)
-    return np.stack([np.asarray(image) for image in stable_diffusion.to_pil(images)])
+    return np.stack([np.asarray(image) for image in sampling.to_pil(images)])
 
 
 def test_the_command_makes_a_pipeline_that_diffusers_opens(tmp_path, run_script):
@@ -78,7 +78,7 @@ def test_shipped_autoencoder_is_sharp_and_its_latents_have_variance_one(shipped)
     moments = stable_diffusion.image_latent_moments(shipped, pixels)
     latents = moments.chunk(2, dim=1)[0] * shipped.vae.config.scaling_factor
     assert 0.8 < latents.std() < 1.25
-    decoded = stable_diffusion.decode_latents(shipped, latents)
+    decoded = sampling.decode_latents(shipped, latents)
     error = (decoded - (pixels / 2 + 0.5)).abs()
     assert error.mean() < 0.03
 

@@ -1,34 +1,25 @@
-"""The parts of a Stable Diffusion pipeline: load, encode, sample, decode, save.
+"""The parts of a Stable Diffusion pipeline: load, encode, save.
 
-No other module imports diffusers.
+Only sampling.py, lora.py and the synthetic models import diffusers beside it.
 """
 
-import hashlib
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
     DDPMScheduler,
-    DPMSolverMultistepScheduler,
     UNet2DConditionModel,
-    UniPCMultistepScheduler,
 )
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils import logging as diffusers_logging
-from PIL import Image
-from safetensors.torch import load_file
-from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from utils.cli import UserError
-from utils.device import fast_attention, is_out_of_memory
-from utils.files import atomic_path, naming_errors
+from utils.files import atomic_path
 from utils.hub import fetch_folder, load_model, load_part, read_config
+from utils.sampling import SCHEDULER_FIXES, build_sampler, decode_latents, sample_latents
 
 # part -> (class named in model_index.json, config file, weights file)
 PARTS = {
@@ -40,13 +31,6 @@ PARTS = {
 }
 MAX_TRAIN_TIMESTEPS, MAX_SAMPLE_SIZE = 100_000, 512
 WANTED = "a Stable Diffusion folder", ", or run `make demo`, which works offline"
-# What StableDiffusionPipeline sets on every scheduler, also where an old config says otherwise.
-SCHEDULER_FIXES = {"clip_sample": False, "steps_offset": 1}
-SAMPLERS = {
-    "ddim": DDIMScheduler,
-    "dpmsolver++": DPMSolverMultistepScheduler,
-    "unipc": UniPCMultistepScheduler,
-}
 
 
 @dataclass
@@ -211,96 +195,12 @@ def save_pipeline(sd, folder):
         pipeline.save_pretrained(temporary, safe_serialization=True)
 
 
-LORA_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention layer
-LORA_FILE = "pytorch_lora_weights.safetensors"
-
-
-def add_lora(unet, rank, seed=0):
-    """Freeze the U-Net and add to each of LORA_LAYERS a product of two matrices of `rank`, which starts at zero.
-
-    Hu et al. 2021, with a scale of 1. UserError without the package peft.
-    """
-    unet.requires_grad_(False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        unet.add_adapter(import_peft().LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_LAYERS)))
-
-
-def import_peft():
-    """The package peft; UserError if it is missing."""
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError("LoRA needs the package peft: pip install peft") from error
-    return peft
-
-
-def save_lora(sd, folder):
-    """Write what add_lora has added as LORA_FILE in `folder`, for StableDiffusionPipeline.load_lora_weights."""
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
-
-    layers = convert_state_dict_to_diffusers(import_peft().get_peft_model_state_dict(sd.unet))
-    with naming_errors(Path(folder) / LORA_FILE):
-        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
-
-
-def load_lora(sd, folder):
-    """Add LORA_FILE of `folder` to the weights of the U-Net.
-
-    UserError if it is damaged, lacks additions or holds those of another U-Net.
-    """
-    from diffusers import StableDiffusionPipeline
-
-    import_peft()
-    path = Path(folder) / LORA_FILE
-
-    def load():
-        check_lora(sd.unet, load_file(path))
-        state, alphas = StableDiffusionPipeline.lora_state_dict(folder, weight_name=LORA_FILE, local_files_only=True)
-        StableDiffusionPipeline.load_lora_into_unet(state, alphas, sd.unet)
-        sd.unet.fuse_lora()
-        sd.unet.unload_lora()
-
-    load_part(str(path), "LoRA", load)
-
-
-def check_lora(unet, tensors):
-    """ValueError unless `tensors` are finite additions of one rank to just the layers that add_lora extends."""
-    layers = {name: layer for name, layer in unet.named_modules() if name.endswith(LORA_LAYERS)}
-    rank = max((tensor.shape[0] for name, tensor in tensors.items() if ".lora.down." in name), default=0)
-    shapes = {}
-    for name, layer in layers.items():
-        shapes[f"unet.{name}.lora.down.weight"] = (rank, layer.in_features)
-        shapes[f"unet.{name}.lora.up.weight"] = (layer.out_features, rank)
-    if different := sorted(shapes.keys() ^ tensors.keys()):
-        raise ValueError(f"{len(different)} tensors are missing or of other layers, {different[0]} among them")
-    for name, shape in shapes.items():
-        if tuple(tensors[name].shape) != shape or not tensors[name].isfinite().all():
-            raise ValueError(f"{name} is {tuple(tensors[name].shape)}, finite numbers of {shape} are needed")
-
-
-def compile_unet(unet, mode="default"):
-    """Has torch.compile translate a U-Net when it first runs: for each shape of a batch anew, not for all of them.
-
-    mode: one of torch.compile's, by name.
-    """
-    unet.to(memory_format=torch.channels_last)
-    unet.compile(dynamic=False, mode=mode)
-
-
 def check_resolution(sd, resolution=None):
     """`resolution` in pixels, or the model's own if None. UserError unless the VAE can encode it."""
     resolution = resolution or sd.resolution
     if resolution % sd.vae_scale_factor:
         raise UserError(f"--resolution {resolution}: this model needs a multiple of {sd.vae_scale_factor}")
     return resolution
-
-
-def image_generator(seed, index, purpose="sample"):
-    """A CPU generator for image number `index`; hashing keeps neighbouring seeds and purposes apart."""
-    digest = hashlib.sha256(f"{purpose}:{seed}:{index}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))  # the CPU engine keeps 32 bits
 
 
 @torch.no_grad()
@@ -333,85 +233,3 @@ def encode_prompts(sd, prompts, device, batch_size=64):
 def image_latent_moments(sd, pixels):
     """Mean and log-variance (B, 2C, h, w) of the unscaled latents of pixels (B, 3, H, W) in [-1, 1]."""
     return sd.vae.encode(pixels.to(sd.vae.device, sd.vae.dtype)).latent_dist.parameters
-
-
-def sample_latents(sd, moments, generators):
-    """Scaled latents (B, C, h, w) drawn from moments (B, 2C, h, w), image i with the i-th generator."""
-    latents = DiagonalGaussianDistribution(moments).sample(generators)
-    return (latents - (sd.vae.config.shift_factor or 0.0)) * sd.vae.config.scaling_factor
-
-
-@torch.no_grad()
-def decode_latents(sd, latents):
-    """Images (B, 3, H, W) in [0, 1], fp32, of scaled latents (B, C, h, w).
-
-    When the memory is too short for all of them, they and later ones are decoded one by one.
-    """
-    latents = latents / sd.vae.config.scaling_factor + (sd.vae.config.shift_factor or 0.0)
-    latents = latents.to(sd.vae.device, sd.vae.dtype)
-    try:
-        images = sd.vae.decode(latents).sample
-    except RuntimeError as error:
-        if not is_out_of_memory(error) or sd.vae.use_slicing or len(latents) == 1:
-            raise
-        images = None
-    if images is None:  # out here, where the error no longer holds what the failed attempt had computed
-        sd.vae.enable_slicing()
-        images = sd.vae.decode(latents).sample
-    return (images.float() / 2 + 0.5).clamp(0, 1)
-
-
-def to_pil(images):
-    """PIL images of a tensor (B, 3, H, W) in [0, 1]."""
-    arrays = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
-    return [Image.fromarray(array) for array in arrays]
-
-
-def build_sampler(sd, name="ddim"):
-    """A scheduler of SAMPLERS on the noise schedule and prediction type of the pipeline; UserError if it fails."""
-    def build():
-        return SAMPLERS[name].from_config(sd.noise_scheduler.config, **SCHEDULER_FIXES)
-
-    def build_tried():
-        tried, latents = build(), torch.zeros(1, 1, 1, 1)
-        tried.set_timesteps(1)
-        tried.step(latents, tried.timesteps[0], tried.scale_model_input(latents, tried.timesteps[0]))
-        return build()  # another one: a step leaves its mark
-
-    return load_part(sd.name, "scheduler", build_tried, "work")
-
-
-@torch.no_grad()
-def sample_images(sd, sampler, prompt_embeds, negative_embeds, generators, height, width,
-                  num_inference_steps, guidance_scale, weight_dtype=torch.float32):
-    """Images (B, 3, H, W) in [0, 1] for prompt_embeds (B, L, d), on the device of the VAE.
-
-    negative_embeds (1, L, d) is the unconditional side of classifier-free guidance (Ho and Salimans 2022,
-    eq. 6 with w = guidance_scale - 1): 0 ignores the prompt, 1 is the plain conditional model. The first
-    noise of image i is drawn on the CPU from generators[i], so that no image depends on its batch. The U-Net
-    runs under autocast when `weight_dtype` is not that of its weights; latents and VAE keep fp32.
-    """
-    device = sd.unet.device
-    shape = (sd.unet.config.in_channels, height // sd.vae_scale_factor, width // sd.vae_scale_factor)
-    latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
-    latents = latents * sampler.init_noise_sigma
-    guided = guidance_scale != 1
-    prompt_embeds = prompt_embeds.to(device, sd.unet.dtype)
-    if guided:
-        prompt_embeds = torch.cat([negative_embeds.to(prompt_embeds).expand_as(prompt_embeds), prompt_embeds])
-
-    # The sampler looks its coefficients up on the CPU; timesteps on the GPU would make it wait in every step
-    sampler.set_timesteps(num_inference_steps)
-    steps = list(zip(sampler.timesteps, sampler.timesteps.to(device), strict=True))
-    for timestep, device_timestep in tqdm(steps, desc="denoising", unit="step", leave=False, delay=5):
-        model_input = torch.cat([latents, latents]) if guided else latents
-        model_input = sampler.scale_model_input(model_input, timestep).to(sd.unet.dtype)
-        torch.compiler.cudagraph_mark_step_begin()
-        with torch.autocast(device.type, dtype=weight_dtype, enabled=weight_dtype != sd.unet.dtype), \
-                fast_attention(device):
-            output = sd.unet(model_input, device_timestep, encoder_hidden_states=prompt_embeds).sample.float()
-        if guided:
-            unconditional, conditional = output.chunk(2)
-            output = unconditional + guidance_scale * (conditional - unconditional)
-        latents = sampler.step(output, timestep, latents).prev_sample
-    return decode_latents(sd, latents)

@@ -16,8 +16,9 @@ from utils import processes
 from utils.cli import UserError
 from utils.device import fast_attention
 from utils.fusion import fuse
+from utils.lora import add_lora
 from utils.optimizers import build_optimizer
-from utils.stable_diffusion import add_lora, compile_unet, image_generator, sample_latents
+from utils.sampling import compile_unet, image_generator, sample_latents
 from utils.training_plan import Plan, Schedule
 from utils.training_set import take_rows
 from utils.weight_average import WeightAverage

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from utils.stable_diffusion import image_generator
+from utils.sampling import image_generator
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import torch
 
 from utils.images import contact_sheet, open_image, read_lines, save_image
-from utils.stable_diffusion import build_sampler, image_generator, sample_images, to_pil
+from utils.sampling import build_sampler, image_generator, sample_images, to_pil
 
 DRAWN_AT_ONCE = 4
 NUM_INFERENCE_STEPS, GUIDANCE_SCALE = 45, 3.0  # as published

@@ -193,18 +193,18 @@ def save_pipeline(args):
 
 def save_samples(folder):
     """samples.png: a row of hands for each of SAMPLE_PROMPTS, with the same noises in every row."""
-    from utils import stable_diffusion
+    from utils import sampling, stable_diffusion
     from utils.images import contact_sheet, save_image
 
     sd = stable_diffusion.load_stable_diffusion(str(folder))
     negative_embeds = stable_diffusion.encode_prompts(sd, [""], "cpu")
     images, columns = [], 8
     for embed in stable_diffusion.encode_prompts(sd, SAMPLE_PROMPTS, "cpu"):
-        generators = [stable_diffusion.image_generator(0, index) for index in range(columns)]
-        images += stable_diffusion.to_pil(
-            stable_diffusion.sample_images(
+        generators = [sampling.image_generator(0, index) for index in range(columns)]
+        images += sampling.to_pil(
+            sampling.sample_images(
                 sd,
-                stable_diffusion.build_sampler(sd),
+                sampling.build_sampler(sd),
                 embed.expand(columns, -1, -1),
                 negative_embeds,
                 generators,
