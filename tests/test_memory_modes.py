@@ -20,6 +20,7 @@ from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
 from utils import sampling, stable_diffusion
 from utils.cli import UserError
+from utils.lora import add_lora, load_lora
 from utils.optimizers import optimizer_tensors
 from utils.three_stage import GestureDenoiser, finetune_stage, optimise
 from utils.train_settings import LORA_LR, fill_preset
@@ -60,7 +61,7 @@ def test_the_additions_are_all_that_is_saved_and_diffusers_loads_them(lora, tiny
         "pytorch_lora_weights.safetensors", "fusion.safetensors", "fusion.json"}
     base = stable_diffusion.load_stable_diffusion(tiny_pipeline)
     tuned = copy.deepcopy(base)
-    lora.load_lora(tuned, lora)
+    load_lora(tuned, lora)
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline)
     pipeline.load_lora_weights(lora)
     torch.testing.assert_close(predict(tuned.unet), predict(pipeline.unet), atol=1e-5, rtol=1e-5)
@@ -73,7 +74,7 @@ def test_the_additions_are_all_that_is_saved_and_diffusers_loads_them(lora, tiny
 def test_a_gesture_takes_less_than_25_megabytes_at_the_size_of_v1_4():
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-        lora.add_lora(unet, 16)
+        add_lora(unet, 16)
     trained = [weight for weight in unet.parameters() if weight.requires_grad]
     assert sum(weight.numel() for weight in trained) * 4 == 12_754_944
     assert sum(weight.numel() for weight in unet.parameters()) > 859e6
@@ -99,12 +100,12 @@ def test_additions_of_another_u_net_are_refused(lora, tmp_path):
     wider = UNet2DConditionModel.from_config({**other.unet.config, "block_out_channels": (32, 64)})
     other.unet = wider
     with pytest.raises(UserError, match="pytorch_lora_weights.safetensors: the LoRA does not load"):
-        lora.load_lora(other, lora)
+        load_lora(other, lora)
     (tmp_path / "cut").mkdir()
     whole = (lora / "pytorch_lora_weights.safetensors").read_bytes()
     (tmp_path / "cut" / "pytorch_lora_weights.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="cut/pytorch_lora_weights.safetensors: the LoRA does not load"):
-        lora.load_lora(stable_diffusion.load_stable_diffusion(tmp_path / "other"), tmp_path / "cut")
+        load_lora(stable_diffusion.load_stable_diffusion(tmp_path / "other"), tmp_path / "cut")
 
 
 def without_one(tensors):
@@ -135,7 +136,7 @@ def test_additions_to_other_layers_or_too_few_are_refused_and_the_u_net_stays(lo
     sd = stable_diffusion.load_stable_diffusion(tiny_pipeline)
     before = predict(sd.unet)
     with pytest.raises(UserError, match=f"pytorch_lora_weights.safetensors: the LoRA does not load .*{said}"):
-        lora.load_lora(sd, tmp_path)
+        load_lora(sd, tmp_path)
     assert torch.equal(predict(sd.unet), before)
 
 
