@@ -143,6 +143,6 @@ class TrainingRun:
     def stop(self, stage, done, signal):
         """Ends the process after a signal."""
         processes.leave()  # a launcher ends all as soon as one has ended
-        self.run.log(f"interrupted in {stage.name} after update {done} of {len(stage.plan)}; "
-                     "the same command goes on from here")
+        command = "the same command without --overwrite" if self.args.overwrite else "the same command"
+        self.run.log(f"interrupted in {stage.name} after update {done} of {len(stage.plan)}; {command} goes on from here")
         sys.exit(128 + signal)
