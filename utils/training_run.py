@@ -144,5 +144,6 @@ class TrainingRun:
         """Ends the process after a signal."""
         processes.leave()  # a launcher ends all as soon as one has ended
         command = "the same command without --overwrite" if self.args.overwrite else "the same command"
-        self.run.log(f"interrupted in {stage.name} after update {done} of {len(stage.plan)}; {command} goes on from here")
+        self.run.log(f"interrupted in {stage.name} after update {done} of {len(stage.plan)}; "
+                     f"{command} goes on from here")
         sys.exit(128 + signal)
