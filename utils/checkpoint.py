@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from utils.cli import UserError, atomic_path, read_json, write_json
+from utils.cli import UserError, atomic_path, naming_errors, read_json, write_json
 from utils.optimizers import load_optimizer_tensors, optimizer_tensors
 
 STATE_FILE = "checkpoint.json"
@@ -134,7 +134,8 @@ def sync_folder(folder):
     except PermissionError:  # Windows opens no folders
         return
     try:
-        os.fsync(handle)
+        with naming_errors(folder):
+            os.fsync(handle)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems have no such call
             raise
