@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from utils.cli import UserError
 from utils.digests import sha256
-from utils.files import atomic_path, read_json, to_json, write_json
+from utils.files import atomic_path, naming_errors, read_json, to_json, write_json
 from utils.optimizers import load_optimizer_tensors, optimizer_tensors
 
 STATE_FILE = "checkpoint.json"
@@ -170,7 +170,8 @@ def sync_folder(folder):
     except PermissionError:  # Windows opens no folders
         return
     try:
-        os.fsync(handle)
+        with naming_errors(folder):
+            os.fsync(handle)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems have no such call
             raise
