@@ -61,7 +61,7 @@ demo: $(VENV)/installed
 	@echo "Before and after: $(OUTPUT)/samples/before_after.png"
 
 test: $(VENV)/installed-dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(PY) -m ruff check .

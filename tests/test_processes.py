@@ -153,8 +153,9 @@ def test_two_processes_end_their_group_and_tell_an_explosion_once(world, tmp_pat
     script.write_text(
         "import os, sys; sys.path.insert(0, '.')\n"
         "import torch, train; from utils import cli\n"
-        "try: cli.run_main(train.main, train.parse_args())\n"
-        "finally: open('-'.join(sys.argv[-1:] + [os.environ['RANK']]), 'w').write("
+        "if __name__ == '__main__':\n"  # processes that open images import this file
+        "    try: cli.run_main(train.main, train.parse_args())\n"
+        "    finally: open('-'.join(sys.argv[-1:] + [os.environ['RANK']]), 'w').write("
         "str(torch.distributed.is_initialized()))")
     for steps, wanted in ((0, 0), (1, 1)):  # finetune_steps and exit status
         status, _, errors = finish(launch([script, *world[1], "--embedding_steps", 0, "--finetune_steps", steps,
