@@ -56,7 +56,7 @@ def build_parts(size, device):
     vae = AutoencoderKL(latent_channels=4, down_block_types=("DownEncoderBlock2D",) * blocks,
                         up_block_types=("UpDecoderBlock2D",) * blocks, **config["vae"])
     unet = UNet2DConditionModel(**config["unet"])
-    return SimpleNamespace(unet=unet.to(device), vae=vae.to(device), noise_scheduler=DDPMScheduler(),
+    return SimpleNamespace(name="random", unet=unet.to(device), vae=vae.to(device), noise_scheduler=DDPMScheduler(),
                            vae_scale_factor=2 ** (blocks - 1))
 
 

@@ -59,9 +59,6 @@ def place(tmp_path, models):
         os.rename(data / "synthetic_enriched.txt", data / "synthetic_captions.txt")
     for name in ("real", "fake", "hagrid/call"):
         shutil.copytree(tmp_path / TRAIN / "images", tmp_path / name)
-    for parent in tmp_path.parents:  # for those who come without rights
-        if parent.name.startswith("pytest-"):
-            parent.chmod(parent.stat().st_mode | 0o011)
     (tmp_path / "rows.jsonl").write_text('{"script": "cal_fid.py", "name": "a", "fid": 1.0}\n')
     return tmp_path
 
@@ -151,19 +148,17 @@ def test_a_folder_to_read_that_is_none_empty_or_closed(name, what, place, models
     elif what != "missing":
         folder.mkdir()
     named = str(folder.parent if name in ("train", "hagrid") else folder)
+    before = files(place)
     if what != "unreadable":
         refused(name, args, capsys, place, named)
         return
-    for path in (place, *place.rglob("*")):
-        path.chmod(path.stat().st_mode | 0o077)
     folder.chmod(0)
-    before = files(place) if os.geteuid() == 0 else {}
     with without_rights():
         status, _, errors = run(name, args, capsys)
+    folder.chmod(0o700)
     assert status in (1, 2) and len(errors) == 1 and "error: " in errors[0], errors
     assert "ermission denied" in errors[0] and named in errors[0], errors
-    folder.chmod(0o700)
-    assert files(place).items() >= before.items()
+    assert files(place) == before
 
 
 OUTPUTS = {"image_generation": "--img_save_path", "hagrid": "--data_dir", "render": "--data_dir",
@@ -180,18 +175,13 @@ def test_an_output_inside_a_file(name, place, models, capsys):
 
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_an_output_where_nothing_may_be_written(name, place, models, capsys):
-    if name in ("image_generation", "train"):  # what they import while they run, the other user may not read
-        assert run(name, command(name, place, models), capsys)[0] == 0
     closed = place / "closed"
     closed.mkdir(mode=0o500)
     args = with_flag(command(name, place, models), OUTPUTS[name], closed / "out")
-    for path in (place, *place.rglob("*")):
-        if path != closed:
-            path.chmod(path.stat().st_mode | 0o077)
     with without_rights():
         status, _, errors = run(name, args, capsys)
     assert status in (1, 2) and len(errors) == 1 and "closed" in errors[0], errors
-    assert "ermission denied" in errors[0] and list(closed.iterdir()) == []
+    assert ("Permission denied" in errors[0] or "nothing may be written" in errors[0]) and list(closed.iterdir()) == []
 
 
 # Lists

@@ -252,7 +252,7 @@ def test_a_feature_of_another_kind_or_gesture_is_refused_by_its_json(tmp_path):
 
 def test_a_json_that_holds_no_kind_is_refused(tmp_path):
     (tmp_path / "feature.json").write_text("[]")
-    with pytest.raises(UserError, match="feature.json: holds no kind and gesture"):
+    with pytest.raises(UserError, match="feature.json: a JSON object is expected"):
         load_feature_info(tmp_path / "feature.npy")
 
 

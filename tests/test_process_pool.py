@@ -49,13 +49,6 @@ def process_id(number):
     return os.getpid()
 
 
-def processes_of(work):
-    """The processes that are there after work() and were not before."""
-    before = multiprocessing.active_children()
-    work()
-    return set(multiprocessing.active_children()) - set(before)
-
-
 def leave(number):
     os._exit(1)
 
@@ -102,7 +95,8 @@ def test_many_deaths_in_a_row_are_blamed_on_the_items_when_another_one_still_liv
 
 
 def test_processes_that_are_kept_serve_the_next_map_also_after_a_death_or_an_error():
-    first = {process.pid for process in processes_of(lambda: run(process_id, range(8), on_death=str, keep=True))}
+    run(process_id, range(8), on_death=str, keep=True)
+    first = {process.pid for process in multiprocessing.active_children()}
     assert set(run(process_id, range(8), on_death=str, keep=True)) <= first
     with pytest.raises(ValueError, match="not seven"):
         run(refuse_seven, range(8), on_death=str, keep=True)
