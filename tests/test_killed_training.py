@@ -132,7 +132,7 @@ def test_a_hundred_kills(flags, whole, tmp_path):
 # A full disk
 
 
-@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_at_any_write_costs_nothing_that_was_there(stride, tmp_path, tiny_pipeline, monkeypatch):
     fsync, calls = os.fsync, []
     short = [*map(str, write_world(tmp_path, tiny_pipeline)[1]), "--batch_size", "3", "--embedding_steps", "2",
