@@ -205,7 +205,6 @@ print(peak() - before + 4 * outputs.shape[0] * (fusion.out_features - 1200))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_frozen_fusion_at_stable_diffusion_size_takes_less_than_a_gigabyte():
     """200 prompts, the first 1,200 of 59,136 rows (three blocks), outputs counted at full size.
 
