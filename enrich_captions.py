@@ -23,7 +23,7 @@ import re
 import sys
 from pathlib import Path
 
-from utils import cli, files
+from utils import cli, files, output_paths
 from utils.gestures import GESTURES
 
 SPLITS = {"train": ["train"], "test": ["test"], "both": ["train", "test"]}
@@ -107,9 +107,8 @@ def check_phrase(parser, phrase, gesture):
 
 
 def check_report(parser, args):
-    """A usage error for a --report that would take the place of anything but an earlier report."""
-    if args.report.is_dir():
-        parser.error(f"--report {args.report}: is a folder; give a file name")
+    """A usage error for a --report that cannot be written, or would replace anything but an earlier report."""
+    output_paths.check_outputs(parser, args, [])
     folders = [(args.data_dir / args.gesture / split).resolve() for split in SPLITS["both"]]
     is_list = re.fullmatch(r"[^_]+_(filenames|captions|enriched)(\.new)?\.(txt|jsonl)", args.report.name)
     if is_list and args.report.resolve().parent in folders:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from utils import cli, files, processes, train_settings
-from utils.digests import digest_files, digest_weights, sha256
+from utils.digests import sha256
 
 GRID_IMAGES, GRID_COLUMNS, GRID_PIXELS = 64, 8, 256
 
@@ -97,30 +97,6 @@ def check_settings(args, paths, settings):
                             f"and no generation.json that says how they were made; {remedy}")
 
 
-def model_settings(sd, fusion, feature, resolution):
-    """The settings that only the loaded model can tell; one that was trained again differs here."""
-    models = [sd.text_encoder, sd.unet, sd.vae]
-    settings = {"resolution": resolution}
-    if fusion is not None:
-        settings |= {"fusion": fusion.settings(), "feature_sha256": sha256([feature.numpy()])}
-        models += [fusion] if hasattr(fusion, "state_dict") else []
-    settings["weights_sha256"] = digest_weights(*models)
-    return settings
-
-
-def check_belonging(args, config, sd, name, is_lora):
-    """UserError unless the fusion of --ckpt was trained with the model that was loaded from `name`."""
-    from utils.fusion import check_digest, check_sizes
-    from utils.lora import LORA_FILE
-
-    if args.base or is_lora:
-        check_digest(config, "base_model_sha256", digest_weights(sd.text_encoder, sd.unet, sd.vae), name)
-    if not args.base:
-        check_sizes(config, sd.max_length, sd.text_encoder.config.hidden_size)
-        weights = digest_files([args.ckpt / LORA_FILE]) if is_lora else digest_weights(sd.text_encoder, sd.unet)
-        check_digest(config, "weights_sha256", weights, args.ckpt)
-
-
 def begin(args, paths, listed, settings, run):
     """Checks what an earlier run left, drops it with --overwrite, and writes the settings down."""
     check_settings(args, paths, settings)
@@ -129,29 +105,6 @@ def begin(args, paths, listed, settings, run):
             path.unlink(missing_ok=True)
     files.write_settings(args.img_save_path / "generation.json", {**settings, "run": run})
     return [i for i, path in enumerate(listed) if not path.exists()]
-
-
-def embed_prompts(sd, fusion, feature, prompts, mu, device):
-    """Embeddings (N, L, d) of `prompts` on the CPU: e without a fusion, else mu*e + (1 - mu)*F(e, g)."""
-    import torch
-
-    from utils.fusion import fuse
-    from utils.stable_diffusion import encode_prompts
-
-    prompt_embeds = encode_prompts(sd, prompts, device)
-    if fusion is None or mu == 1:
-        return prompt_embeds
-    if isinstance(fusion, torch.nn.Module):
-        fusion.to(device)
-    with torch.no_grad():
-        fused = fusion(prompt_embeds.to(device), feature.to(device)).cpu()
-    return fuse(prompt_embeds, fused, mu)
-
-
-def report(message):
-    """One line on standard output, from the first of several processes."""
-    if processes.is_first():
-        print(message, flush=True)
 
 
 def list_settings(args):
@@ -174,42 +127,6 @@ def list_settings(args):
     if args.mixed_precision != "auto":
         settings["mixed_precision"] = args.mixed_precision
     return settings
-
-
-def load_model(args):
-    """(StableDiffusion, fusion, feature, resolution): fusion and feature are None where plain prompts are drawn."""
-    import torch
-
-    from utils import lora, stable_diffusion
-    from utils.fusion import load_fusion
-    from utils.gesture_encoder import check_feature_info, load_feature
-
-    fusion, feature, fusion_config, name = None, None, {}, str(args.ckpt)
-    has_fusion = (args.ckpt / "fusion.json").is_file()
-    is_lora = has_fusion and (args.ckpt / lora.LORA_FILE).is_file()
-    if has_fusion:
-        fusion, feature, fusion_config = load_fusion(args.ckpt)
-        if args.feature_npy_path:
-            feature = torch.from_numpy(load_feature(args.feature_npy_path))
-            trained_with = {"gesture": fusion_config.get("gesture"), "kind": fusion_config.get("feature")}
-            check_feature_info(args.feature_npy_path, trained_with, f"{args.ckpt} was trained with")
-        if args.base:
-            fusion = None
-        if args.base or is_lora:
-            name = fusion_config.get("base_model")
-            if not isinstance(name, str):
-                raise cli.UserError(f"{args.ckpt}/fusion.json names no base_model; train again")
-    report(f"Loading {name}")
-    sd = stable_diffusion.load_stable_diffusion(name)
-    if has_fusion:
-        processes.decide(lambda: check_belonging(args, fusion_config, sd, name, is_lora))
-    if is_lora and not args.base:
-        lora.load_lora(sd, args.ckpt)
-    resolution = stable_diffusion.check_resolution(sd, args.resolution or fusion_config.get("resolution"))
-    limit = sd.noise_scheduler.config.num_train_timesteps
-    if args.num_inference_steps >= limit:
-        raise cli.UserError(f"--num_inference_steps {args.num_inference_steps}: must be below {limit}")
-    return sd, fusion, feature, resolution
 
 
 def draw(args, sd, todo, paths, embeds, resolution, device, weight_dtype):
@@ -289,15 +206,20 @@ def main(args):
 def generate(args, paths, prompts, settings):
     """Everything once the folder is this run's."""
     # Load the model.
-    from utils import sampling, stable_diffusion
+    from utils import sampling
     from utils.device import resolve_device
+    from utils.stable_diffusion import encode_prompts
+    from utils.tuned_model import load_tuned_model
 
     device = resolve_device(args.device)
     settings["mixed_precision"], weight_dtype = train_settings.choose_precision(args.mixed_precision, device)
-    sd, fusion, feature, resolution = load_model(args)
+    model = load_tuned_model(args.ckpt, args.base, args.feature_npy_path, args.resolution)
+    sd, limit = model.sd, model.sd.noise_scheduler.config.num_train_timesteps
+    if args.num_inference_steps >= limit:
+        raise cli.UserError(f"--num_inference_steps {args.num_inference_steps}: must be below {limit}")
 
     # Check what depends on the model, and write down the settings.
-    settings |= model_settings(sd, fusion, feature, resolution)
+    settings |= model.settings
     listed = paths[:args.num_images]
     run = {"device": str(device), "batch_size": args.batch_size, "num_images": len(listed),
            "num_processes": processes.count()}
@@ -308,19 +230,19 @@ def generate(args, paths, prompts, settings):
     distinct = list(dict.fromkeys(prompts[i] for i in todo))
     row = {prompt: i for i, prompt in enumerate(distinct)}
     if todo:
-        report(f"Encoding {len({prompts[i] for i in missing})} prompts")
-        prompt_embeds = embed_prompts(sd, fusion, feature, distinct, args.mu, device)
-        negative_embeds = stable_diffusion.encode_prompts(sd, [""], device)
+        processes.report(f"Encoding {len({prompts[i] for i in missing})} prompts")
+        prompt_embeds = model.embed(distinct, args.mu, device)
+        negative_embeds = encode_prompts(sd, [""], device)
 
     # Draw, a batch at a time.
-    report(f"Drawing {len(missing)} images, {len(listed) - len(missing)} are already there")
+    processes.report(f"Drawing {len(missing)} images, {len(listed) - len(missing)} are already there")
     sd.text_encoder.to("cpu")
     sd.unet.to(device, weight_dtype)
     sd.vae.to(device)
     if args.compile:
         sampling.compile_unet(sd.unet, args.compile)
     draw(args, sd, todo, listed, lambda batch: (prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds),
-         resolution, device, weight_dtype)
+         model.resolution, device, weight_dtype)
 
     # Save the contact sheet.
     processes.leave()

@@ -103,7 +103,8 @@ def measure_gesture(args, gesture, paths, boxes):
     if not args.feature_npy_path:
         feature, counts = encode_gesture(paths, args.feature, gesture, args.num_workers, boxes)
         return feature, args.feature, counts
-    check_feature_info(args.feature_npy_path, {"gesture": gesture.name}, "--gesture is")
+    check_feature_info(args.feature_npy_path, {"gesture": gesture.name, "kind": args.feature},
+                       "--gesture and --feature ask for")
     kind = load_feature_info(args.feature_npy_path).get("kind")
     return load_feature(args.feature_npy_path), kind, {"read_from": args.feature_npy_path}
 

@@ -1,7 +1,7 @@
 """Time and memory for folders of many files and long lists: what should grow in step with their number, and no faster.
 
 python -m benchmarks.scale --num_files 100000 --num_lines 50000
-python -m benchmarks.scale --num_files 100000 --num_opened 100000  # a quarter of an hour longer
+python -m benchmarks.scale --num_files 100000 --num_opened 100000  # three quarters of an hour longer
 
 Makes a folder of small JPEG files (hard links to a few hundred different ones) and a list of names and captions, then
 measures each step at a tenth of the number and at all of it: listing, reading the aligned lists and joining the names,

@@ -6,6 +6,7 @@ The normal run tries the same few thousand inputs each time; HYPOTHESIS_EXAMPLES
 import io
 import json
 import os
+from argparse import Namespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import image_generation
 from utils import results_table
 from utils.annotations import read_gesturing_boxes
 from utils.caption_folder import CaptionFolder, file_stamp
@@ -189,6 +191,15 @@ def test_configs_of_models(file, config):
     file.write_text(json.dumps(config), encoding="utf-8")
     found = own_error(read_config, file)
     assert found is None or found.get("quantization_config") is None
+
+
+@given(found=JSON_VALUES | st.dictionaries(st.sampled_from(["mu", "seed", "run"]), JSON_VALUES), cut=st.integers(0, 50))
+def test_settings_of_drawn_images(file, found, cut):
+    folder = file.parent / "drawn"
+    folder.mkdir(exist_ok=True)
+    (folder / "generation.json").write_text(json.dumps(found)[:cut or None], encoding="utf-8")
+    args = Namespace(overwrite=False, img_save_path=folder)
+    own_error(image_generation.check_settings, args, [], {"mu": 0.5, "seed": 0})
 
 
 KEYS = ["name", "script", "protocol", "features", *(f"{key}{end}" for key in ("fid", "kid_h", "num_images", "hand_conf")

@@ -3,10 +3,13 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
+from tests.conftest import ROOT
 from utils.cli import UserError
 from utils.process_pool import _hold_interrupt, map_in_processes
 
@@ -92,6 +95,17 @@ def test_death_after_death_is_not_blamed_on_the_items():
 def test_many_deaths_in_a_row_are_blamed_on_the_items_when_another_one_still_lives():
     deadly = [10 * n for n in range(1, 13)]
     assert run(square_if_harmless, [1, *deadly, 2], on_death=str) == [1, *map(str, deadly), 4]
+
+
+def test_processes_that_cannot_start_are_not_blamed_on_the_items(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("from utils.process_pool import map_in_processes\n"
+                      "with map_in_processes(abs, [1], 2, on_death=str) as computed:\n"
+                      "    list(computed)\n")
+    result = subprocess.run([sys.executable, script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+                            text=True, timeout=60)
+    last_line = result.stderr.splitlines()[-1]
+    assert result.returncode == 1 and "end as they start" in last_line and "__main__" in last_line
 
 
 def test_processes_that_are_kept_serve_the_next_map_also_after_a_death_or_an_error():

@@ -176,6 +176,11 @@ def foreign_feature(folder):
     return "feature.npy: its gesture is 'fist'"
 
 
+def other_kind_of_feature(folder):
+    (folder / "feature.json").write_text('{"kind": "raw", "gesture": "call"}')
+    return "feature.npy: its kind is 'raw'"
+
+
 def spoil_images(folder):
     for path in (folder / "data" / "call" / "train" / "images").iterdir():
         path.write_bytes(b"no image")
@@ -187,7 +192,8 @@ def spoil_test_captions(folder):
     return "synthetic_enriched.txt, line 2: not UTF-8"
 
 
-@pytest.mark.parametrize("spoil", [spoil_feature, foreign_feature, spoil_images, spoil_test_captions])
+@pytest.mark.parametrize("spoil", [spoil_feature, foreign_feature, other_kind_of_feature, spoil_images,
+                                   spoil_test_captions])
 def test_overwrite_costs_no_earlier_run_when_an_input_is_bad(spoil, finished, world, tmp_path):
     shutil.copytree(finished[0], tmp_path / "outputs" / "call")
     for name in ("data", "feature.npy"):

@@ -1,11 +1,11 @@
-"""The files that a metric script is to write, checked before it computes for minutes."""
+"""The files that a script is to write where a flag says, checked before it computes for minutes."""
 
 import contextlib
 import os
 import stat
 from pathlib import Path
 
-FLAGS = ("output", "per_image", "grid")
+FLAGS = ("output", "per_image", "grid", "report")
 REMEDY = "give another file"
 
 

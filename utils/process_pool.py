@@ -129,6 +129,9 @@ class _SurvivingMap:
     def _repeat(self):
         """Results of what was under way when a process died."""
         self._replace_pool(1)
+        if isinstance(self.pool.submit(int).exception(), BrokenProcessPool):
+            raise UserError("worker processes end as they start; is there memory for them, and is what the main script "
+                            "does under `if __name__ == '__main__':`?")
         while self.under_way:
             chunk, future = self.under_way.popleft()
             if future.exception() is None:

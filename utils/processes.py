@@ -28,6 +28,12 @@ def is_first():
     return rank() == 0
 
 
+def report(message):
+    """Prints a line, in the first process only."""
+    if is_first():
+        print(message, flush=True)
+
+
 def own_workers(num_workers):
     """The value of --num_workers; without one, None for a single process, else this one's share of the cores."""
     if num_workers is not None or count() == 1:
