@@ -59,6 +59,7 @@ class CheckpointFolder:
         with atomic_path(path) as temporary:
             write_tensors(temporary, tensors)
             fingerprint = take_fingerprint(temporary)
+        sync_folder(path.parent)
         self.pieces[name] = fingerprint
 
     def write(self, step, parts, state):
