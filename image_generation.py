@@ -11,6 +11,7 @@ neither the batch size nor an interruption changes it, nor the number of process
 """
 
 import contextlib
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -98,13 +99,15 @@ def check_settings(args, paths, settings):
 
 
 def begin(args, paths, listed, settings, run):
-    """Checks what an earlier run left, drops it with --overwrite, and writes the settings down."""
+    """Checks what an earlier run left, drops it with --overwrite, and writes the settings down; the missing images."""
     check_settings(args, paths, settings)
     if args.overwrite:
         for path in paths:
             path.unlink(missing_ok=True)
-    files.write_settings(args.img_save_path / "generation.json", {**settings, "run": run})
-    return [i for i, path in enumerate(listed) if not path.exists()]
+    missing = {i for i, path in enumerate(listed) if not path.exists()}
+    if missing:
+        files.write_settings(args.img_save_path / "generation.json", {**settings, "run": run})
+    return missing
 
 
 def list_settings(args):
@@ -129,8 +132,8 @@ def list_settings(args):
     return settings
 
 
-def draw(args, sd, todo, paths, embeds, resolution, device, weight_dtype):
-    """Draws and saves the images with the numbers `todo`, a batch at a time.
+def draw(args, sd, batches, missing, paths, embeds, resolution, device, weight_dtype):
+    """Draws `batches` of image numbers and saves those that are `missing`.
 
     embeds: a function (numbers) -> (prompt_embeds (B, L, d), negative_embeds (1, L, d)).
     """
@@ -143,25 +146,33 @@ def draw(args, sd, todo, paths, embeds, resolution, device, weight_dtype):
     sampler = sampling.build_sampler(sd, args.scheduler)
     smaller = f"--batch_size {args.batch_size // 2}" if args.batch_size > 1 else "a smaller --resolution"
     saving = []  # images are compressed and written while the next ones are drawn
-    with ThreadPoolExecutor() as pool, tqdm(total=len(todo), unit="image", disable=not todo) as progress:
-        for start in range(0, len(todo), args.batch_size):
-            batch = todo[start:start + args.batch_size]
+    total = len(missing.intersection(itertools.chain(*batches)))
+    longest = max(map(len, batches), default=0)
+    with ThreadPoolExecutor() as pool, tqdm(total=total, unit="image", disable=not batches) as progress:
+        for batch in batches:
             if args.compile:  # a shorter batch would be translated anew; what is drawn beyond it is not saved
-                batch += [batch[-1]] * (min(args.batch_size, len(todo)) - len(batch))
+                batch = batch + [batch[-1]] * (longest - len(batch))
             generators = [sampling.image_generator(args.seed, i) for i in batch]
             with explain_out_of_memory(f"{device}: too little memory for a batch of {args.batch_size}; try {smaller}"):
                 images = sampling.sample_images(
                     sd, sampler, *embeds(batch), generators, resolution, resolution, args.num_inference_steps,
                     args.guidance_scale, weight_dtype)
-            if not images.isfinite().all():
-                raise cli.UserError(f"{paths[batch[0]]}: not a number; try --mixed_precision bf16 or no")
+            finite = images.isfinite().flatten(1).all(dim=1).tolist()
+            if not all(finite):
+                raise cli.UserError(f"{paths[batch[finite.index(False)]]}: not a number; try --mixed_precision bf16 "
+                                    "or no")
             for saved in saving:
                 saved.result()
             drawn = dict(zip(batch, sampling.to_pil(images), strict=True))
-            saving = [pool.submit(save_image, image, paths[i]) for i, image in drawn.items()]
-            progress.update(len(drawn))
+            saving = [pool.submit(save_image, drawn[i], paths[i]) for i in missing.intersection(drawn)]
+            progress.update(len(saving))
         for saved in saving:
             saved.result()
+
+
+def sheet_path(args):
+    folder = args.img_save_path.resolve()
+    return folder.with_name(f"{folder.name}_grid.png")
 
 
 def save_sheet(args, listed, paths):
@@ -171,10 +182,9 @@ def save_sheet(args, listed, paths):
     thumbnails = [open_image(path) for path in listed[:GRID_IMAGES]]
     for thumbnail in thumbnails:
         thumbnail.thumbnail((GRID_PIXELS, GRID_PIXELS))
-    folder = args.img_save_path.resolve()
-    grid = folder.with_name(f"{folder.name}_grid.png")
+    grid = sheet_path(args)
     save_image(contact_sheet(thumbnails, GRID_COLUMNS), grid)
-    others = {path for path in folder.glob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES}
+    others = {path for path in args.img_save_path.resolve().glob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES}
     if others := others - {path.resolve() for path in paths}:
         print(f"{len(others)} other images lie in {args.img_save_path}; a metric script would count them too")
     print(f"{len(listed)} images in {args.img_save_path}, the first {len(thumbnails)} together in {grid}")
@@ -187,6 +197,7 @@ def claim(args, paths, settings, stack):
     stack.enter_context(lock_outputs(args.img_save_path))
     for folder in {path.parent for path in paths} - {args.img_save_path}:
         files.remove_leftovers(folder)
+    files.remove_leftovers(sheet_path(args).parent, [sheet_path(args).name])
     check_settings(args, paths, settings)
 
 
@@ -225,12 +236,20 @@ def generate(args, paths, prompts, settings):
            "num_processes": processes.count()}
     missing = processes.decide(lambda: begin(args, paths, listed, settings, run))
 
-    # Encode the prompts of this process, each distinct one once.
-    todo = missing[processes.rank() :: processes.count()]
-    distinct = list(dict.fromkeys(prompts[i] for i in todo))
+    if not missing and sheet_path(args).exists():
+        processes.report(f"{args.img_save_path} is finished; --overwrite would draw its {len(listed)} images anew")
+        processes.leave()
+        return
+
+    # Encode the prompts of this process, each distinct one once. What is done together does not depend on what is
+    # missing, since the last bits do on what is done together.
+    own = list(range(len(listed)))[processes.rank() :: processes.count()]
+    batches = [own[start:start + args.batch_size] for start in range(0, len(own), args.batch_size)]
+    batches = [batch for batch in batches if missing.intersection(batch)]
+    distinct = list(dict.fromkeys(prompts[i] for i in own))
     row = {prompt: i for i, prompt in enumerate(distinct)}
-    if todo:
-        processes.report(f"Encoding {len({prompts[i] for i in missing})} prompts")
+    if batches:
+        processes.report(f"Encoding {len(set(prompts[:len(listed)]))} prompts")
         prompt_embeds = model.embed(distinct, args.mu, device)
         negative_embeds = encode_prompts(sd, [""], device)
 
@@ -241,8 +260,11 @@ def generate(args, paths, prompts, settings):
     sd.vae.to(device)
     if args.compile:
         sampling.compile_unet(sd.unet, args.compile)
-    draw(args, sd, todo, listed, lambda batch: (prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds),
-         model.resolution, device, weight_dtype)
+
+    def embeds(batch):
+        return prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds
+
+    draw(args, sd, batches, missing, listed, embeds, model.resolution, device, weight_dtype)
 
     # Save the contact sheet.
     processes.leave()

@@ -111,14 +111,14 @@ def measure_gesture(args, gesture, paths, boxes):
 
 def claim(run, args, settings, stack):
     """Whether the run is already finished; if not, its folder is this run's until `stack` ends."""
-    if not args.overwrite:
-        run.check(settings)
-        if run.is_finished:
-            run.tidy(args.keep_checkpoints)
-            print(f"{run.folder} is finished, the model is in {run.model}; --overwrite would start anew")
-            return True
     stack.enter_context(run.lock())
-    return False
+    if args.overwrite:
+        return False
+    run.check(settings)
+    if run.is_finished:
+        run.tidy(args.keep_checkpoints)
+        print(f"{run.folder} is finished, the model is in {run.model}; --overwrite would start anew")
+    return run.is_finished
 
 
 def train_gesture(run, args, settings, gesture, paths, captions, boxes):

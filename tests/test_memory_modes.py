@@ -246,6 +246,24 @@ def test_images_are_decoded_one_by_one_when_memory_is_short(tiny_pipeline, monke
 # torch.compile
 
 
+def gradients(unet):
+    generator = torch.Generator().manual_seed(0)
+    latents, hidden = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 16, 32, generator=generator)
+    hidden.requires_grad_()
+    unet(latents, torch.tensor([10, 500]), encoder_hidden_states=hidden).sample.square().mean().backward()
+    return {"hidden": hidden.grad, **{name: weight.grad for name, weight in unet.named_parameters()}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_compiled_u_net_has_the_same_gradients(mode, tiny_pipeline):
+    plain, compiled = (stable_diffusion.load_stable_diffusion(tiny_pipeline).unet for _ in range(2))
+    sampling.compile_unet(compiled, mode)
+    wanted, found = gradients(plain), gradients(compiled)
+    for name, gradient in wanted.items():
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name
+
+
 @pytest.mark.slow
 def test_a_compiled_u_net_learns_the_same(world, tmp_path):
     for flags in ([], ["--compile", "reduce-overhead"]):

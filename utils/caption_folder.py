@@ -95,7 +95,12 @@ class CaptionFolder:
         return [path for path, record in records.items() if record is None or path in readable]
 
     def append(self, settings, records):
-        """Adds the records of a batch, which are on the disk afterwards."""
+        """Adds the records of a batch, which are on the disk afterwards.
+
+        Captions listed before go first: a killed run would leave them as if they were all.
+        """
+        if not self.journal.anew:
+            self.captions_list.unlink(missing_ok=True)
         self.journal.append(settings, {"batch": records})
         self.journal.sync()
 

@@ -85,14 +85,17 @@ class CheckpointFolder:
             shutil.rmtree(self.path_of(number))
 
     def newest(self):
-        """The newest whole checkpoint, or None. A damaged one is warned of and passed over; leftovers go."""
+        """The newest whole checkpoint, or None. A damaged one is warned of and passed over; leftovers go.
+
+        OSError where one cannot be read.
+        """
         for leftover in self.folder.rglob(".tmp-*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         steps = self.steps()
         for step in reversed(steps):
             try:
                 state = self.check(step)
-            except (UserError, OSError) as error:
+            except (UserError, FileNotFoundError) as error:  # what cannot be read now may be whole
                 next_one = "starting anew" if step == steps[0] else "going back to the one before"
                 self.warn(f"warning: {self.path_of(step)} is damaged ({error}); {next_one}")
                 continue
@@ -101,7 +104,7 @@ class CheckpointFolder:
         return None
 
     def check(self, step):
-        """The state of a checkpoint. UserError or OSError when a file is damaged or missing."""
+        """The state of a checkpoint. UserError or FileNotFoundError when a file is damaged or missing."""
         path = self.path_of(step)
         state = read_json(path / STATE_FILE)
         check_state(state, step)

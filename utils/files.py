@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+import time
 import uuid
 import zlib
 from pathlib import Path
@@ -50,16 +51,24 @@ def beside(path):
     return path.with_name(f".tmp-{name_tag(path.name)}-{uuid.uuid4().hex[:12]}{path.suffix}")
 
 
-def remove_leftovers(folder, names=()):
+def remove_leftovers(folder, names=(), older_than=None):
     """Removes what `atomic_path` of a killed run left in `folder`; of `names` only, if there are any.
 
-    For who knows that nobody else is writing them, see utils/file_lock.py.
+    For who knows that nobody else is writing them, see utils/file_lock.py, or takes only what has not been written to
+    for `older_than` seconds.
     """
     tags = {name_tag(name) for name in names}
     for path in Path(folder).glob(".tmp-*"):
         match = re.fullmatch(r"\.tmp-([0-9a-f]{8})-[0-9a-f]{12}(\..*)?", path.name)
-        if match and (not names or match[1] in tags):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if match and (not names or match[1] in tags) and (older_than is None or is_older(path, older_than)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def is_older(path, seconds):
+    """Whether a file has not been written to for so long; not if it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > seconds
+    return False
 
 
 @contextlib.contextmanager

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from utils.cli import one_line
-from utils.files import atomic_path, to_json
+from utils.files import atomic_path, remove_leftovers, to_json
 
 FLUSH_SECONDS = 5.0  # of work that a killed process may lose
+STALE_SECONDS = 3600.0  # after which a half-written file is a killed process's
 FIELDS = ("names", "keys", "counts", "messages", "digest")  # of a file; all else in it are arrays of rows
 UNREADABLE = -1  # as the count of rows: there is a message instead
 
@@ -121,6 +122,8 @@ class FolderCache:
                 read.append(file)
             except FileNotFoundError:  # another process has just put it together with others
                 continue
+            except (OSError, MemoryError) as error:
+                self.say(f"warning: {file} cannot be read ({error or 'too little memory'}): recomputed")
             except Exception as error:  # zipfile and NumPy raise almost anything on damaged data, all of it means that
                 self.say(f"warning: {file} is damaged ({error}): recomputed")
                 with contextlib.suppress(OSError):
@@ -178,6 +181,7 @@ class FolderCache:
         own = dict(self.keys)
         kept = {(name, key): block for (name, key), block in blocks.items()
                 if own.get(name) == key or (name not in own and (self.folder / name).exists())}
+        remove_leftovers(self.file.parent, older_than=STALE_SECONDS)
         if self.write(self.file, kept):
             for file in read:
                 if file != self.file:

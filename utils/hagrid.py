@@ -133,6 +133,7 @@ def take_image(name, source, destination, resolution, link):
     if resolution:
         save_image(shrink(image, resolution), destination / f"{path.stem}.jpg")
     elif link:
+        (destination / name).unlink(missing_ok=True)  # it is there when the process died of a later image
         (destination / name).symlink_to(path.resolve())
     else:
         with files.atomic_path(destination / name) as temporary:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM, put off until the running step is done."""
 
+import os
 import signal
 import sys
 
@@ -9,7 +10,10 @@ from utils import processes
 
 
 class Interruption:
-    """Context in which SIGINT and SIGTERM are only noted, in `signal`; a second SIGINT ends the process."""
+    """Context in which SIGINT and SIGTERM are only noted, in `signal`; a second SIGINT ends the process.
+
+    One that came when nobody looked at it any more is sent again at the end, to whoever listens there.
+    """
 
     def __init__(self):
         self.signal = None  # the number of the first signal that came
@@ -35,6 +39,8 @@ class Interruption:
             return self.signal
         return (max(processes.gather(self.signal or 0)) or None) if is_look else None
 
-    def __exit__(self, *exception):
+    def __exit__(self, exception_type, *_):
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+        if self.signal and exception_type is None:
+            os.kill(os.getpid(), self.signal)

@@ -68,11 +68,20 @@ class RunFolder:
         return lock_outputs(self.folder)
 
     def begin(self, settings, overwrite=False):
-        """Writes the settings; with `overwrite`, what an earlier run has written goes first."""
+        """Writes the settings; with `overwrite`, what an earlier run has written goes first.
+
+        What would be taken for this run's goes in any case, unless it is in the settings as the run's own input.
+        """
+        stale = []
         if overwrite:
-            for path in (self.config, self.checkpoints, self.model, self.samples, self.losses,
-                         self.loss_curves, self.feature, self.feature.with_suffix(".json"), self.log_file):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            stale += [self.config, self.checkpoints, self.model, self.losses, self.loss_curves, self.log_file]
+        if overwrite or not self.is_begun:
+            stale.append(self.samples)
+            given = settings.get("feature_npy_path")
+            if not given or Path(given).resolve() != self.feature.resolve():
+                stale += [self.feature, self.feature.with_suffix(".json")]
+        for path in stale:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         remove_leftovers(self.samples)
         write_settings(self.config, settings)
         self.has_begun = True

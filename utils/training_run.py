@@ -120,7 +120,7 @@ class TrainingRun:
     def give_up(self, stage, update, what):
         """UserError, from the first of several processes; all see the same. No checkpoint holds exploded weights."""
         def fail():
-            last = max(self.run.checkpoints.glob("step-*"), default="none")
+            last = self.checkpoints.path_of(self.written) if self.written else "none"
             raise UserError(f"{stage.name}, update {update}: {what} (last checkpoint: {last}); start anew with "
                             "--overwrite and a lower learning rate, or another --mixed_precision if it was fp16")
 
