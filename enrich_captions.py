@@ -20,7 +20,6 @@ import contextlib
 import functools
 import json
 import re
-import sys
 from pathlib import Path
 
 from utils import cli, files, output_paths
@@ -119,8 +118,6 @@ def check_report(parser, args):
 
 def is_report(path):
     """Whether a file is what write_report writes; an empty one is, too."""
-    if not path.is_file():  # a pipe would hang
-        return False
     try:
         with open(path, "rb") as file:
             line = file.readline(MAX_LINE)
@@ -196,10 +193,10 @@ def write_report(path, reported):
                 stream.write(files.to_json({"split": split, **row}))
 
 
-def enrich_splits(args, files, target):
+def enrich_splits(args, enriched, target):
     """Enriches what is missing in {split: EnrichedFile}, and writes the lists."""
     backend = None
-    for split, file in files.items():
+    for split, file in enriched.items():
         if file.is_finished:
             file.check()
             print(f"{file.path} is finished; --overwrite would enrich the captions anew")
@@ -210,18 +207,17 @@ def enrich_splits(args, files, target):
         file.write()
 
 
-def report(args, files):
+def report(args, enriched):
     """Writes the reports of {split: EnrichedFile} and prints what came about."""
-    rows = {split: [file.rows[line] for line in sorted(file.rows)] for split, file in files.items()}
-    for split, file in files.items():
+    rows = {split: [file.rows[line] for line in sorted(file.rows)] for split, file in enriched.items()}
+    for split, file in enriched.items():
         write_report(file.default_report, [(split, row) for row in rows[split]])
         print(f"{split}: {len(rows[split])} captions carry {args.phrase!r}: {format_counts(rows[split])}")
     if args.report:
-        write_report(args.report, [(split, row) for split in files for row in rows[split]])
-    no_answer = sum(row["outcome"] == "no answer" for split in files for row in rows[split])
+        write_report(args.report, [(split, row) for split in enriched for row in rows[split]])
+    no_answer = sum(row["outcome"] == "no answer" for split in enriched for row in rows[split])
     if no_answer:
-        print(f"warning: {no_answer} captions got no answer from the server and were left to the rules; see the report",
-              file=sys.stderr)
+        cli.warn(f"{no_answer} captions got no answer from the server and were left to the rules; see the report")
 
 
 def main(args):
@@ -239,10 +235,10 @@ def main(args):
     with contextlib.ExitStack() as stack:
         for folder in folders.values():
             stack.enter_context(lock_enriched(folder, args.captioner))
-        files = {split: EnrichedFile(folder, args.captioner, list_settings(args), args.overwrite)
-                 for split, folder in folders.items()}
-        enrich_splits(args, files, target)
-        report(args, files)
+        enriched = {split: EnrichedFile(folder, args.captioner, list_settings(args), args.overwrite)
+                    for split, folder in folders.items()}
+        enrich_splits(args, enriched, target)
+        report(args, enriched)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,7 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     sd = stable_diffusion.load_stable_diffusion(args.pretrained_model_name_or_path)
     resolution = training_set.choose_resolution(sd, args.resolution)
     check_prediction_type(sd.noise_scheduler)
+    settings["precision"] = precision
     settings["base_model_sha256"] = processes.decide(lambda: digest_weights(sd.text_encoder, sd.unet, sd.vae))
     processes.decide(lambda: args.overwrite or run.check(settings))
 
@@ -222,6 +223,7 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
 
 def main(args):
     # Check the lists, the feature and the run's folder.
+    from utils import hands
     from utils.annotations import read_gesturing_boxes
     from utils.gestures import get_gesture
     from utils.run_folder import RunFolder
@@ -233,6 +235,8 @@ def main(args):
     if args.feature_npy_path:
         measure_gesture(args, gesture, paths, boxes)
     run = RunFolder(args.output_dir / gesture.name)
+    if not args.feature_npy_path and not run.feature.is_file():  # before minutes of other work
+        hands.require_mediapipe("install requirements.txt, or give --feature_npy_path")
     processes.join(args.device)
     settings = processes.decide(lambda: list_settings(args, paths, captions))
     with contextlib.ExitStack() as stack:

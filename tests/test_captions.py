@@ -268,6 +268,19 @@ def test_new_and_changed_images_are_captioned_and_those_that_went_leave_the_list
     assert "Namer_enriched.txt was made from earlier captions" in capsys.readouterr().err
 
 
+def test_a_changed_image_has_its_new_caption_when_the_run_was_killed_before_the_lists(data, monkeypatch):
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    run(data)
+    write_image(data / "call" / "train" / "images", "0_red.png", "black")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(CaptionFolder, "write_lists", killed)
+        run(data)
+    run(data)
+    assert lists(data)[1].startswith(b"a black wall")
+
+
 def test_an_image_that_has_become_readable_is_captioned(data):
     path = data / "call" / "train" / "images" / "2_blue.png"
     whole, status = path.read_bytes(), path.stat()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from utils import folder_cache
+from utils.files import beside
 from utils.folder_cache import Block, FolderCache, cached_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -272,6 +273,26 @@ def test_arrays_that_were_not_written_together_are_noticed(tmp_path, paths, caps
     np.savez(file, **kept)
     assert len(run(tmp_path / "cache", paths)[1]) == 4
     assert "is damaged (its arrays are not those that were written)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), PermissionError(errno.EACCES, "not now")])
+def test_a_file_that_cannot_be_read_for_now_stays(error, tmp_path, paths, capsys, monkeypatch):
+    run(tmp_path / "cache", paths)
+    file, = (tmp_path / "cache").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_cache, "unpack", lambda path: (_ for _ in ()).throw(error))
+        assert FolderCache(tmp_path / "cache", "kind", paths, SETTINGS).read() == {} and file.exists()
+    assert "cannot be read now" in capsys.readouterr().err
+
+
+def test_what_a_killed_pass_left_half_written_goes_when_it_is_old(tmp_path, paths):
+    (tmp_path / "cache").mkdir()
+    old, new = (beside(tmp_path / "cache" / f"{name}.npz") for name in ("a", "b"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    run(tmp_path / "cache", paths)
+    assert new.exists() and not old.exists()
 
 
 class Attack:

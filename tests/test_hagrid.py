@@ -182,6 +182,13 @@ def test_links_lead_to_the_download(selected, download, tmp_path):
         assert path.is_symlink() and path.resolve() == (download.images / "call" / path.name).resolve()
 
 
+def test_a_link_of_an_image_that_is_taken_again_is_made_anew(download, tmp_path):
+    name = list_images(download.images / "call")[0].name
+    for _ in range(2):  # the second time after its process has died of the next image
+        assert hagrid.take_image(name, download.images / "call", tmp_path, None, link=True) is None
+    assert (tmp_path / name).resolve() == (download.images / "call" / name).resolve()
+
+
 def test_the_number_of_processes_changes_nothing(download, tmp_path, monkeypatch):
     monkeypatch.setattr(hagrid, "IMAGES_PER_WORKER", 4)
     chosen = select(download, tmp_path / "two", "--num_workers", 2, "--resolution", 24)

@@ -181,10 +181,26 @@ def test_existing_images_are_kept_and_missing_ones_drawn(job, tmp_path, capsys):
     generate(job())
     assert "Drawing 3 images, 2 are already there" in capsys.readouterr().out
     assert kept == {stem: (tmp_path / "images" / f"{stem}.png").stat().st_mtime_ns for stem in kept}
+    grid = tmp_path / "images_grid.png"
+    before = {path: path.stat().st_mtime_ns for path in [*(tmp_path / "images").iterdir(), grid]}
     generate(job())
-    assert "Drawing 0 images, 5 are already there" in capsys.readouterr().out
+    assert "images is finished; --overwrite would" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    grid.unlink()
+    generate(job())
+    assert "Drawing 0 images, 5 are already there" in capsys.readouterr().out and grid.exists()
     generate(job(img_save_path=tmp_path / "whole"))
     assert np.abs(read_images(tmp_path / "images") - read_images(tmp_path / "whole")).max() <= 1
+
+
+@pytest.mark.parametrize("lost", [[1], [0, 4], [2, 3, 4]])
+def test_images_drawn_again_have_the_same_bits(lost, job, tmp_path):
+    generate(job(batch_size=2))
+    whole = {stem: (tmp_path / "images" / f"{stem}.png").read_bytes() for stem in STEMS}
+    for i in lost:
+        (tmp_path / "images" / f"{STEMS[i]}.png").unlink()
+    generate(job(batch_size=2))
+    assert {stem: (tmp_path / "images" / f"{stem}.png").read_bytes() for stem in STEMS} == whole
 
 
 def test_a_run_that_was_stopped_continues_to_the_same_images(job, tmp_path):
@@ -207,9 +223,9 @@ def test_a_run_that_was_stopped_continues_to_the_same_images(job, tmp_path):
         errors = process.communicate()[1]
         assert process.returncode == status and "Traceback" not in errors, errors
         assert before + 2 <= drawn() < len(stems)
-    generate(job(num_inference_steps=30))
-    generate(job(num_inference_steps=30, img_save_path=tmp_path / "whole"))
-    assert np.abs(read_images(folder, stems) - read_images(tmp_path / "whole", stems)).max() <= 1
+    generate(job(batch_size=1, num_inference_steps=30))
+    generate(job(batch_size=1, num_inference_steps=30, img_save_path=tmp_path / "whole"))
+    assert np.array_equal(read_images(folder, stems), read_images(tmp_path / "whole", stems))
 
 
 def test_other_settings_are_refused_with_what_differs_unless_overwritten(job, model, tmp_path):

@@ -21,6 +21,7 @@ import train
 from tests.conftest import ROOT
 from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
+from utils import signals
 from utils.checkpoint import CheckpointFolder
 from utils.cli import UserError, run_main
 from utils.files import read_json, write_json
@@ -304,11 +305,35 @@ def test_a_run_ends_in_the_same_bits_however_it_was_interrupted(world, tmp_path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_noted_and_its_handler_put_back(number, capsys):
     before = signal.getsignal(number)
-    with Interruption() as interruption:
+    with pytest.raises(RuntimeError, match="as train.py ends"), Interruption() as interruption:
         assert interruption.signal is None
         os.kill(os.getpid(), number)
         assert interruption.signal == number
+        raise RuntimeError("as train.py ends")
     assert signal.getsignal(number) == before and "Ctrl-C again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt),
+                                                (signal.SIGTERM, signals.Terminated)])
+def test_a_signal_that_nobody_looked_at_ends_the_run_afterwards(number, raised):
+    with pytest.raises(raised), signals.raised(), Interruption():
+        os.kill(os.getpid(), number)
+
+
+def test_what_another_run_left_is_not_taken_for_this_ones(tmp_path):
+    run_folder = RunFolder(tmp_path / "call")
+    run_folder.samples.mkdir(parents=True)
+    (run_folder.samples / "base_0.png").touch()
+    run_folder.feature.touch()
+    run_folder.begin({"feature_npy_path": None})
+    assert not run_folder.samples.exists() and not run_folder.feature.exists()
+    for path in (run_folder.samples, run_folder.model):
+        path.mkdir()
+    run_folder.feature.touch()
+    run_folder.begin({"feature_npy_path": None})  # goes on
+    assert run_folder.samples.exists() and run_folder.feature.exists()
+    run_folder.begin({"feature_npy_path": tmp_path / "call" / "gesture_feature.npy"}, overwrite=True)
+    assert run_folder.feature.exists() and not run_folder.samples.exists() and not run_folder.model.exists()
 
 
 def test_a_second_ctrl_c_leaves_at_once(run_script):

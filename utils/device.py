@@ -29,6 +29,11 @@ def resolve_device(name):
     return device
 
 
+def has_bf16(device):
+    """Whether the device computes in bf16 itself; GPUs before Ampere emulate it, slowly."""
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def is_out_of_memory(error):
     """Whether an exception says that the memory of a GPU or of the machine is too small."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

@@ -4,10 +4,10 @@ Every row of the journal <captioner>_enriched.jsonl is one finished caption. <ca
 it when all are done, whole, in the order of the captions.
 """
 
-import hashlib
 from pathlib import Path
 
 from utils import cli, files
+from utils.digests import sha256
 from utils.enrichment import check_coverage
 from utils.enrichment_rules import has_phrase_once
 from utils.file_lock import lock_outputs
@@ -29,7 +29,7 @@ class EnrichedFile:
         self.default_report = Path(folder, f"{captioner}_enriched_report.jsonl")
         names, captions = (Path(folder, f"{captioner}_{kind}.txt") for kind in ("filenames", "captions"))
         self.captions = read_aligned(names, captions)[1] if names.exists() else read_lines(captions)
-        digest = hashlib.sha256("\n".join(self.captions).encode()).hexdigest()[:16]
+        digest = sha256(["\n".join(self.captions).encode()])
         self.settings = {**settings, "captioner": captioner, "captions_sha256": digest}
         self.journal = Journal(self.path.with_suffix(".jsonl"), "enrich_captions.py", self.parse, anew=overwrite)
         if self.journal.settings is None and self.path.exists() and not overwrite:

@@ -242,6 +242,7 @@ def compare_folders(args, distance):
     Prints one line per folder and per number, then a summary as the last line; appends a row per folder to --output.
     Several processes share the images; the first one compares and prints.
     """
+    from utils import hands
     from utils.device import resolve_device
 
     processes.join(args.device)
@@ -253,6 +254,7 @@ def compare_folders(args, distance):
              for path, name in zip(args.fake_images, names, strict=True)]
     regions = ("hands",) if args.features == "landmarks" else REGIONS[args.region]
     device = resolve_device(args.device)
+    hands.require_mediapipe()
     extractor = load_extractor(args)
     source = f"features: {extractor.name if extractor else 'landmarks'}"
     for fake in fakes:

@@ -8,6 +8,7 @@ something is computed twice.
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import re
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.cli import one_line
+from utils.cli import first_line, one_line
 from utils.files import atomic_path, remove_leftovers, to_json
 
 FLUSH_SECONDS = 5.0  # of work that a killed process may lose
@@ -122,9 +123,10 @@ class FolderCache:
                 read.append(file)
             except FileNotFoundError:  # another process has just put it together with others
                 continue
-            except (OSError, MemoryError) as error:
-                self.say(f"warning: {file} cannot be read ({error or 'too little memory'}): recomputed")
-            except Exception as error:  # zipfile and NumPy raise almost anything on damaged data, all of it means that
+            except Exception as error:  # zipfile and NumPy raise almost anything on damaged data
+                if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, errno.EINVAL):
+                    self.say(f"warning: {file} cannot be read now ({first_line(error)}): recomputed")
+                    continue
                 self.say(f"warning: {file} is damaged ({error}): recomputed")
                 with contextlib.suppress(OSError):
                     file.unlink()

@@ -143,7 +143,8 @@ def load_feature(path):
     is_array = isinstance(feature, np.ndarray)
     if not is_array or feature.dtype.kind not in "fiu" or feature.size != FEATURE_SIZE:
         found = f"{feature.dtype} of shape {feature.shape}" if is_array else "an archive of arrays"
-        raise UserError(f"{path}: {found}, expected {FEATURE_SIZE} numbers (21 landmarks x 3)")
+        raise UserError(f"{path}: {found}, expected {FEATURE_SIZE} numbers (21 landmarks x 3); give "
+                        "a file that Stage I wrote")
     feature = feature.astype(np.float32).reshape(FEATURE_SIZE)
     if not np.isfinite(feature).all():
         raise UserError(f"{path}: holds NaN or infinite values; run Stage I again")

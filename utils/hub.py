@@ -123,7 +123,8 @@ def load_part(name, part, load, verb="load"):
         from utils.device import is_out_of_memory  # here, because it needs torch
 
         if is_out_of_memory(error):
-            raise UserError(f"{name}: too little memory for the {part} ({first_line(error)})") from error
+            raise UserError(f"{name}: too little memory for the {part} ({first_line(error)}); "
+                            "try another --device or a smaller model") from error
         raise UserError(f"{name}: the {part} does not {verb} ({first_line(error)}); fetch it again") from error
 
 

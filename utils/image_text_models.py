@@ -11,7 +11,7 @@ import torch
 import transformers
 from PIL import Image
 
-from utils.device import explain_out_of_memory, resolve_device
+from utils.device import explain_out_of_memory, has_bf16, resolve_device
 from utils.hub import WEIGHTS, load_model, load_part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,11 +29,14 @@ def choose_dtype(name, device):
         return name
     if device.type == "cpu":
         return "fp32"
-    return "bf16" if device.type != "cuda" or torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if has_bf16(device) else "fp16"
 
 
 def weights_digest(folder):
-    """Start of a SHA-256 over names, sizes and beginnings of the weights: tells a retrained model apart."""
+    """Start of a SHA-256 over names, sizes and first MiB of the weights: at once, where all of them take a minute.
+
+    A model of which only later weights were trained again is taken for the same.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for pattern in WEIGHTS for path in folder.glob(pattern)):
         with open(path, "rb") as file:

@@ -25,7 +25,7 @@ class Interruption:
         return self
 
     def note(self, number, frame):
-        self.signal = number
+        self.signal = self.signal or number
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         tqdm.write("interrupted: finishing this step and writing a checkpoint (Ctrl-C again leaves at once)",
                    file=sys.stderr)

@@ -43,7 +43,7 @@ class LocalModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
         from transformers.utils import logging
 
-        from utils.device import resolve_device
+        from utils.device import has_bf16, resolve_device
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
@@ -56,7 +56,7 @@ class LocalModel:
         self.tokenizer.padding_side = "left"  # the answers begin where the prompts end
 
         folder = fetch_folder(name, [*CONFIG_FILES, "*.safetensors"], WANTED)
-        dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
+        dtype = torch.float32 if self.device.type == "cpu" or not has_bf16(self.device) else torch.bfloat16
         model = load_model(name, folder, "language model", AutoModelForCausalLM, dtype, use_safetensors=True,
                            trust_remote_code=False)
         self.model = model.to(self.device)

@@ -3,7 +3,6 @@
 Only sampling.py, lora.py and the synthetic models import diffusers beside it.
 """
 
-import sys
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,8 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from utils.cli import UserError
+from utils import processes
+from utils.cli import UserError, warn
 from utils.files import atomic_path
 from utils.hub import fetch_folder, load_model, load_part, read_config
 from utils.sampling import SCHEDULER_FIXES, build_sampler, decode_latents, sample_latents
@@ -122,7 +122,8 @@ def check_architecture(name, folder):
         raise UserError(f"{name}: its U-Net takes more than latents and a prompt; {wanted}")
     made, read = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)  # the classes' defaults
     if made != read:
-        raise UserError(f"{name}: the text encoder writes {made} values per token, the U-Net reads {read}")
+        raise UserError(f"{name}: the text encoder writes {made} values per token, the U-Net reads {read}; "
+                        "fetch the model again")
 
 
 def check_int(path, key, value, high):
@@ -211,8 +212,9 @@ def encode_prompts(sd, prompts, device, batch_size=64):
     """
     distinct = list(dict.fromkeys(prompts))
     lengths = [len(ids) for ids in sd.tokenizer(distinct, verbose=False).input_ids]
-    if num_cut := sum(length > sd.max_length for length in lengths):
-        print(f"warning: {num_cut} prompts are cut to {sd.max_length} tokens", file=sys.stderr)
+    num_cut = sum(length > sd.max_length for length in lengths)
+    if num_cut and processes.is_first():
+        warn(f"{num_cut} prompts are cut to {sd.max_length} tokens")
     text_encoder = sd.text_encoder.to(device)
     embeds = []
     for start in range(0, len(distinct), batch_size):

@@ -56,7 +56,7 @@ EMA = {"improved": True, "paper": False}
 FREE_SETTINGS = ("preset", "output_dir", "data_dir", "device", "debug", "overwrite", "checkpointing_steps",
                  "keep_checkpoints", "gradient_checkpointing", "num_workers")
 # Known only when the base model is loaded and the images have been encoded.
-LOADED_SETTINGS = ("base_model_sha256", "images_left_out")
+LOADED_SETTINGS = ("precision", "base_model_sha256", "images_left_out")
 
 
 def add_preset_flags(parser):
@@ -120,9 +120,10 @@ def choose_precision(mixed_precision, device):
     """(no, fp16 or bf16; the matching torch dtype) for --mixed_precision on a torch device."""
     import torch  # here, because parse_args needs this module
 
+    from utils.device import has_bf16
+
     if mixed_precision == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        mixed_precision = "bf16" if has_bf16 else "no"
+        mixed_precision = "bf16" if device.type == "cuda" and has_bf16(device) else "no"
     if mixed_precision == "fp16" and device.type == "cpu":
         raise cli.UserError("--mixed_precision fp16 needs a GPU; choose no or bf16")
     dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -64,7 +64,7 @@ def encode_images(sd, paths, resolution, device, warn=print):
         warn(f"warning: {error}; left out")
     used = [i for i, moments in enumerate(encoded) if not isinstance(moments, UserError)]
     if not used:
-        raise UserError(f"{paths[0].parent}: none of the {len(paths)} images can be read")
+        raise UserError(f"{paths[0].parent}: none of the {len(paths)} images can be read; see the warnings")
     return torch.stack([encoded[i] for i in used]), used
 
 
