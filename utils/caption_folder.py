@@ -97,9 +97,10 @@ class CaptionFolder:
     def append(self, settings, records):
         """Adds the records of a batch, which are on the disk afterwards.
 
-        Captions listed before go first: a killed run would leave them as if they were all.
+        The list goes first where an image has taken the place of another one: a killed run would leave its former
+        caption, as if nothing was to be done.
         """
-        if not self.journal.anew:
+        if not self.journal.anew and any(record["name"] in self.records for record in records):
             self.captions_list.unlink(missing_ok=True)
         self.journal.append(settings, {"batch": records})
         self.journal.sync()
