@@ -249,7 +249,7 @@ def test_another_feature_and_a_model_trained_again_at_the_same_path_are_noticed(
     save_feature(tmp_path / "other.npy", -FEATURE.numpy(), "canonical", "call", {})
     assert "feature_sha256" in refusal(job(ckpt=folder, feature_npy_path=tmp_path / "other.npy"))
     save_fusion(folder, TrainedFusion(32), FEATURE, SIZES)
-    assert "weights_sha256" in refusal(job(ckpt=folder))
+    assert "models_sha256" in refusal(job(ckpt=folder))
 
 
 def test_a_fusion_beside_the_weights_of_another_training_is_refused(job, model, tmp_path, capsys):

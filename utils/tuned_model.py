@@ -67,7 +67,7 @@ def load_tuned_model(ckpt, is_base, feature_path=None, resolution=None):
     def check_digests():
         """Compares the weights with those that the fusion was trained with; their digests for the settings."""
         digests = digests_so_far(sd.text_encoder, sd.unet, sd.vae, *layers)
-        found = {"weights_sha256": digests[-1]}
+        found = {"models_sha256": digests[-1]}
         if has_fusion and (is_base or is_lora):
             check_digest(config, "base_model_sha256", digests[2], name)
         if fusion is not None:
