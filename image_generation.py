@@ -15,7 +15,7 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from utils import cli, files, processes, train_settings
+from utils import cli, files, output_paths, processes, train_settings
 from utils.digests import sha256
 
 GRID_IMAGES, GRID_COLUMNS, GRID_PIXELS = 64, 8, 256
@@ -63,7 +63,19 @@ def parse_args(argv=None):
     if not args.base:
         cli.require_dir(parser, args.ckpt, "--ckpt", "give the model folder that train.py wrote")
     cli.require_dir_or_new(parser, args.img_save_path, "--img_save_path")
+    check_sheet(parser, args)
     return args
+
+
+def check_sheet(parser, args):
+    """A usage error for an --img_save_path beside which no contact sheet can be written."""
+    try:
+        problem = output_paths.find_obstacle(sheet_path(args), is_appended=False)
+    except (OSError, ValueError) as error:  # ValueError: / has no name
+        problem = getattr(error, "strerror", None) or str(error)
+    if problem:
+        parser.error(f"--img_save_path {args.img_save_path}: its contact sheet lies beside it, and {problem}; "
+                     "give a folder in one that may be written to")
 
 
 def read_jobs(args):
@@ -98,16 +110,17 @@ def check_settings(args, paths, settings):
                             f"and no generation.json that says how they were made; {remedy}")
 
 
-def begin(args, paths, listed, settings, run):
-    """Checks what an earlier run left, drops it with --overwrite, and writes the settings down; the missing images."""
+def find_missing(args, paths, listed, settings):
+    """Checks what an earlier run left; the numbers of the images that are to be drawn."""
     check_settings(args, paths, settings)
-    if args.overwrite:
-        for path in paths:
-            path.unlink(missing_ok=True)
-    missing = {i for i, path in enumerate(listed) if not path.exists()}
-    if missing:
-        files.write_settings(args.img_save_path / "generation.json", {**settings, "run": run})
-    return missing
+    return {i for i, path in enumerate(listed) if args.overwrite or not path.exists()}
+
+
+def begin(args, paths, settings):
+    """Drops with --overwrite what an earlier run left, and writes the settings down."""
+    for path in paths if args.overwrite else []:
+        path.unlink(missing_ok=True)
+    files.write_settings(args.img_save_path / "generation.json", settings)
 
 
 def list_settings(args):
@@ -132,10 +145,11 @@ def list_settings(args):
     return settings
 
 
-def draw(args, sd, batches, missing, paths, embeds, resolution, device, weight_dtype):
+def draw(args, sd, batches, missing, paths, embeds, resolution, device, weight_dtype, begin_saving):
     """Draws `batches` of image numbers and saves those that are `missing`.
 
-    embeds: a function (numbers) -> (prompt_embeds (B, L, d), negative_embeds (1, L, d)).
+    embeds: a function (numbers) -> (prompt_embeds (B, L, d), negative_embeds (1, L, d)). begin_saving is called once,
+    when the first batch has been drawn: what could not be drawn costs no earlier image.
     """
     from tqdm import tqdm
 
@@ -149,7 +163,7 @@ def draw(args, sd, batches, missing, paths, embeds, resolution, device, weight_d
     total = len(missing.intersection(itertools.chain(*batches)))
     longest = max(map(len, batches), default=0)
     with ThreadPoolExecutor() as pool, tqdm(total=total, unit="image", disable=not batches) as progress:
-        for batch in batches:
+        for number, batch in enumerate(batches):
             if args.compile:  # a shorter batch would be translated anew; what is drawn beyond it is not saved
                 batch = batch + [batch[-1]] * (longest - len(batch))
             generators = [sampling.image_generator(args.seed, i) for i in batch]
@@ -161,6 +175,8 @@ def draw(args, sd, batches, missing, paths, embeds, resolution, device, weight_d
             if not all(finite):
                 raise cli.UserError(f"{paths[batch[finite.index(False)]]}: not a number; try --mixed_precision bf16 "
                                     "or no")
+            if number == 0:
+                begin_saving()
             for saved in saving:
                 saved.result()
             drawn = dict(zip(batch, sampling.to_pil(images), strict=True))
@@ -234,7 +250,7 @@ def generate(args, paths, prompts, settings):
     listed = paths[:args.num_images]
     run = {"device": str(device), "batch_size": args.batch_size, "num_images": len(listed),
            "num_processes": processes.count()}
-    missing = processes.decide(lambda: begin(args, paths, listed, settings, run))
+    missing = processes.decide(lambda: find_missing(args, paths, listed, settings))
 
     if not missing and sheet_path(args).exists():
         processes.report(f"{args.img_save_path} is finished; --overwrite would draw its {len(listed)} images anew")
@@ -264,7 +280,12 @@ def generate(args, paths, prompts, settings):
     def embeds(batch):
         return prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds
 
-    draw(args, sd, batches, missing, listed, embeds, model.resolution, device, weight_dtype)
+    def begin_saving():
+        processes.decide(lambda: begin(args, paths, {**settings, "run": run}))
+
+    draw(args, sd, batches, missing, listed, embeds, model.resolution, device, weight_dtype, begin_saving)
+    if not batches and missing:  # all processes come together
+        begin_saving()
 
     # Save the contact sheet.
     processes.leave()

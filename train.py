@@ -50,7 +50,7 @@ def parse_args(argv=None):
                         help="Stage I: processes (default: one per core)")
     parser.add_argument("--num_validation_images", type=cli.int_between(0, 1000), default=4,
                         help="images drawn before and after training; 0 draws none")
-    parser.add_argument("--validation_prompts", nargs="+", metavar="PROMPT",
+    parser.add_argument("--validation_prompts", nargs="+", type=cli.prompt, metavar="PROMPT",
                         help="their prompts, in turn (default: captions of the test images, else of these)")
     parser.add_argument("--keep_checkpoints", action="store_true", help="leave the last two when all is done")
     parser.add_argument("--overwrite", action="store_true", help="delete the gesture's earlier run first")
@@ -141,7 +141,7 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     precision, weight_dtype = train_settings.choose_precision(args.mixed_precision, device)
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
     sd = stable_diffusion.load_stable_diffusion(args.pretrained_model_name_or_path)
-    resolution = training_set.choose_resolution(sd, args.resolution)
+    resolution = stable_diffusion.check_resolution(sd, args.resolution)
     check_prediction_type(sd.noise_scheduler)
     settings["precision"] = precision
     settings["base_model_sha256"] = processes.decide(lambda: digest_weights(sd.text_encoder, sd.unet, sd.vae))
@@ -225,6 +225,7 @@ def main(args):
     # Check the lists, the feature and the run's folder.
     from utils import hands
     from utils.annotations import read_gesturing_boxes
+    from utils.gesture_encoder import warn_without_info
     from utils.gestures import get_gesture
     from utils.run_folder import RunFolder
 
@@ -234,6 +235,7 @@ def main(args):
     boxes = {} if args.feature_npy_path else read_gesturing_boxes(annotations, gesture.name)
     if args.feature_npy_path:
         measure_gesture(args, gesture, paths, boxes)
+        warn_without_info(args.feature_npy_path)
     run = RunFolder(args.output_dir / gesture.name)
     if not args.feature_npy_path and not run.feature.is_file():  # before minutes of other work
         hands.require_mediapipe("install requirements.txt, or give --feature_npy_path")

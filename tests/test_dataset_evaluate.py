@@ -256,7 +256,7 @@ def test_a_missing_mediapipe_is_said_before_clip_is_loaded(data, tmp_path, monke
     (["--phrase", " "], "--phrase: must not be empty"),
     (["--grid", "lowest.txt"], "--grid lowest.txt: give a name that ends in"),
     (["--per_image", "{data}"], "--per_image {data}: is a folder"),
-    (["--output", "/dev/null"], "--output /dev/null: is no regular file"),
+    (["--output", "/dev/null"], "--output /dev/null: is no place for files"),
     (["--grid", "{data}/images/image 0.png"], "image 0.png: lies among the images"),
     (["--per_image", "{data}/names.txt"], "names.txt: is one of the files that are read"),
     (["--per_image", "{data}/captions.txt"], "captions.txt: is one of the files that are read"),

@@ -189,6 +189,12 @@ def test_a_link_of_an_image_that_is_taken_again_is_made_anew(download, tmp_path)
     assert (tmp_path / name).resolve() == (download.images / "call" / name).resolve()
 
 
+def test_an_image_too_long_for_a_jpeg_is_named(tmp_path):
+    Image.new("RGB", (70_000, 20)).save(tmp_path / "long.png")
+    problem = hagrid.take_image("long.png", tmp_path, tmp_path / "taken", 64, link=False)
+    assert problem.startswith(f"{tmp_path / 'long.png'}: cannot be saved") and not list((tmp_path / "taken").iterdir())
+
+
 def test_the_number_of_processes_changes_nothing(download, tmp_path, monkeypatch):
     monkeypatch.setattr(hagrid, "IMAGES_PER_WORKER", 4)
     chosen = select(download, tmp_path / "two", "--num_workers", 2, "--resolution", 24)

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 import image_generation
-from tests.conftest import ROOT
+from tests.conftest import ROOT, without_rights
 from tests.tiny_models import build_tiny_pipeline
-from utils import cli, files
+from utils import cli, files, sampling
 from utils.digests import digest_weights
 from utils.file_lock import lock_outputs
 from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
@@ -264,6 +264,38 @@ def test_a_fusion_beside_the_weights_of_another_training_is_refused(job, model, 
         shutil.copy(folder / name, other / name)
     assert "does not belong to" in refusal(job(ckpt=other, img_save_path=tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_the_fusion_file_of_another_gesture_is_refused(job, model, tmp_path):
+    folder, other = shutil.copytree(model, tmp_path / "model"), tmp_path / "other"
+    other.mkdir()
+    save_fusion(folder, TrainedFusion(32), FEATURE, SIZES)
+    save_fusion(other, TrainedFusion(32), -FEATURE, SIZES)
+    shutil.copy(other / "fusion.safetensors", folder)
+    assert "fusion.safetensors (fusion_sha256" in refusal(job(ckpt=folder))
+
+
+def test_overwrite_costs_no_image_when_nothing_can_be_drawn(job, tmp_path, monkeypatch):
+    generate(job(num_images=2))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()}
+
+    def sample_images(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sampling, "sample_images", sample_images)
+    assert "too little memory for a batch" in refusal(job(mu=0.6, overwrite=True))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()} == before
+
+
+@pytest.mark.parametrize("folder", ["/", "{}/file/images", "{}/locked/images"])
+def test_a_sheet_that_cannot_be_written_is_said_at_once(folder, job, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "locked").mkdir(mode=0o555)
+    args = job(img_save_path=folder.format(tmp_path))
+    with without_rights(), pytest.raises(SystemExit) as stopped:
+        image_generation.parse_args(args)
+    errors = capsys.readouterr().err
+    assert stopped.value.code == 2 and errors.count("\n") == 1 and "--img_save_path" in errors
 
 
 def test_a_base_model_that_was_replaced_is_refused(job, model, tiny_pipeline, tmp_path):

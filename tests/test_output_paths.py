@@ -50,8 +50,8 @@ def check(folder, **paths):
 @pytest.mark.parametrize(("flag", "path", "problem"), [
     ("output", "images", "is a folder"), ("grid", "images", "is a folder"),
     ("output", "pipe", "is no regular file"), ("per_image", "pipe", "is no regular file"),
-    ("output", "device", "is no regular file"), ("output", "/dev/full", "is no regular file"),
-    ("grid", "/dev/null", "is no regular file"),
+    ("output", "device", "is no regular file"), ("output", "/dev/full", "is no place for files"),
+    ("grid", "/dev/null", "is no place for files"), ("per_image", "/dev/stdout", "is no place for files"),
     ("output", "nowhere", "No such file"), ("per_image", "circle", "Too many levels"),
     ("output", "x" * 300, "name too long"), ("output", "new/" + "x" * 300, "name too long"),
     ("output", "list.txt/rows.jsonl", "list.txt is no folder"), ("output", "pipe/new/rows.jsonl", "pipe is no folder"),

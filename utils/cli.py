@@ -16,6 +16,7 @@ from pathlib import Path
 from utils import signals
 
 LARGEST_INT = 2**63 - 1  # what torch and NumPy generators take as a seed
+LARGEST_FLOAT = 1e30  # fp32 holds it, and its products with small numbers
 
 
 class UserError(Exception):
@@ -117,13 +118,20 @@ num_images = int_between(0, 10_000_000)  # of a data set; HaGRID has a million
 
 
 def positive_float(text):
-    """argparse type: a finite number above 0."""
-    return number(text, float, math.ulp(0.0), sys.float_info.max, "a finite number above 0")
+    """argparse type: a number above 0 that fp32 holds."""
+    return number(text, float, math.ulp(0.0), LARGEST_FLOAT, "a number above 0 and up to 1e30")
 
 
 def nonnegative_float(text):
-    """argparse type: a finite number of at least 0."""
-    return number(text, float, 0, sys.float_info.max, "a finite number of at least 0")
+    """argparse type: a number of at least 0 that fp32 holds."""
+    return number(text, float, 0, LARGEST_FLOAT, "a number of at least 0 and up to 1e30")
+
+
+def prompt(text):
+    """argparse type: words for a text encoder; undecodable bytes and control characters are refused."""
+    if not text.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError("must be a line of printable characters")
+    return text
 
 
 def path_name(text):

@@ -13,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from utils.cli import UserError, first_line, warn
+from utils.digests import sha256
 from utils.files import atomic_path, read_file, read_json, write_json
 
 FEATURE_DIM = 63  # 21 landmarks x (x, y, z)
@@ -189,9 +190,10 @@ def save_fusion(folder, fusion, feature, config):
     if isinstance(fusion, TrainedFusion):
         tensors.update(fusion.state_dict())
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(tensors)
     with atomic_path(Path(folder) / "fusion.safetensors") as temporary:
-        temporary.write_bytes(safetensors.torch.save(tensors))  # a full disk is an OSError here
-    write_json(Path(folder) / "fusion.json", {**config, **fusion.settings()})
+        temporary.write_bytes(data)  # a full disk is an OSError here
+    write_json(Path(folder) / "fusion.json", {**config, **fusion.settings(), "fusion_sha256": sha256([data])})
 
 
 def load_fusion(folder):
@@ -219,6 +221,7 @@ def load_fusion(folder):
     if config["fusion"] == "trained":
         shapes |= {"fc.weight": (embed_dim, embed_dim + feature_dim), "fc.bias": (embed_dim,)}
     tensors = read_tensors(weights_path, shapes)
+    check_digest(config, "fusion_sha256", sha256([read_file(weights_path)]), weights_path)
     feature = tensors.pop("feature")
     if config["fusion"] == "frozen":
         return FrozenFusion(**{name: config[name] for name in limits}), feature, config

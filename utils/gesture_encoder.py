@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from utils import processes
-from utils.cli import UserError, first_line
+from utils.cli import UserError, first_line, warn
 from utils.files import atomic_path, read_object, write_json
 from utils.finger_states import MIDDLE_KNUCKLE, WRIST, matches_gesture, palm_axes
 
@@ -155,6 +155,12 @@ def load_feature_info(path):
     """What `save_feature` wrote beside the feature (kind, gesture, counts); {} when there is no such file."""
     info_path = Path(path).with_suffix(".json")
     return read_object(info_path) if info_path.is_file() else {}
+
+
+def warn_without_info(path):
+    """A warning where nothing says what a feature is of."""
+    if not load_feature_info(path):
+        warn(f"{path}: no {Path(path).with_suffix('.json').name} beside it says of which gesture and kind it is")
 
 
 def check_feature_info(path, wanted, whose):

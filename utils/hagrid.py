@@ -131,7 +131,13 @@ def take_image(name, source, destination, resolution, link):
     except cli.UserError as error:
         return str(error)
     if resolution:
-        save_image(shrink(image, resolution), destination / f"{path.stem}.jpg")
+        try:
+            save_image(shrink(image, resolution), destination / f"{path.stem}.jpg")
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            # Of an image that is longer than JPEG's 65,500 pixels
+            return f"{path}: cannot be saved as JPEG ({error}); replace or remove the file"
     elif link:
         (destination / name).unlink(missing_ok=True)  # it is there when the process died of a later image
         (destination / name).symlink_to(path.resolve())

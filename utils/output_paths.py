@@ -36,6 +36,8 @@ def find_obstacle(path, is_appended):
     OSError where the system already refuses to look.
     """
     exists = os.path.lexists(path)
+    if os.path.abspath(path).startswith(("/dev/", "/proc/")):  # /dev/stdout may lead to a file, and be replaced by one
+        return "is no place for files; give the name of a file, which may be new"
     if exists:
         status = os.stat(path)  # OSError: a link that leads nowhere
         if stat.S_ISDIR(status.st_mode):

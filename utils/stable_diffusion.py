@@ -197,10 +197,12 @@ def save_pipeline(sd, folder):
 
 
 def check_resolution(sd, resolution=None):
-    """`resolution` in pixels, or the model's own if None. UserError unless the VAE can encode it."""
-    resolution = resolution or sd.resolution
-    if resolution % sd.vae_scale_factor:
-        raise UserError(f"--resolution {resolution}: this model needs a multiple of {sd.vae_scale_factor}")
+    """`resolution` in pixels, or the model's own if None. UserError unless its U-Net can halve the latents."""
+    multiple = sd.vae_scale_factor * 2 ** (len(sd.unet.config.block_out_channels) - 1)
+    if resolution is None:
+        return sd.resolution
+    if resolution % multiple:
+        raise UserError(f"--resolution {resolution}: {sd.name} needs a multiple of {multiple}")
     return resolution
 
 

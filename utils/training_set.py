@@ -41,16 +41,6 @@ def take_rows(tensor, rows, device):
     return taken
 
 
-def choose_resolution(sd, resolution=None):
-    """`resolution`, or what the base model was made for. UserError unless its U-Net can halve the latents."""
-    multiple = sd.vae_scale_factor * 2 ** (len(sd.unet.config.block_out_channels) - 1)
-    if resolution is None:
-        return sd.resolution
-    if resolution % multiple:
-        raise UserError(f"--resolution {resolution}: {sd.name} needs a multiple of {multiple}")
-    return resolution
-
-
 def encode_images(sd, paths, resolution, device, warn=print):
     """Latent moments (n, 2C, h, w), and the places in `paths` of the n images that could be read.
 

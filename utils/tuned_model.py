@@ -8,7 +8,7 @@ from utils import lora, processes, stable_diffusion
 from utils.cli import UserError
 from utils.digests import digest_files, digests_so_far, sha256
 from utils.fusion import check_digest, check_sizes, fuse, load_fusion
-from utils.gesture_encoder import check_feature_info, load_feature
+from utils.gesture_encoder import check_feature_info, load_feature, warn_without_info
 
 
 @dataclass
@@ -48,6 +48,8 @@ def load_tuned_model(ckpt, is_base, feature_path=None, resolution=None):
             feature = torch.from_numpy(load_feature(feature_path))
             trained_with = {"gesture": config.get("gesture"), "kind": config.get("feature")}
             check_feature_info(feature_path, trained_with, f"{ckpt} was trained with")
+            if processes.is_first():
+                warn_without_info(feature_path)
         if is_base or is_lora:
             name = config.get("base_model")
             if not isinstance(name, str):

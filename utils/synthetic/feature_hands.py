@@ -94,7 +94,7 @@ def read_hands(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, ValueError, TypeError, EOFError) as error:
         raise cli.UserError(f"{path}: damaged ({error}); delete it, and its hands are rendered again") from error
 
 
