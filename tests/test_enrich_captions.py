@@ -249,7 +249,7 @@ def test_a_server_that_refuses_every_caption_ends_the_run(enrich, data):
 
 
 def test_ctrl_c_ends_a_run_that_waits_for_a_server(data):
-    with ChatServer(lambda *_: stall(60)) as server:
+    with ChatServer(lambda *_: stall(180)) as server:
         command = [sys.executable, "enrich_captions.py", "--gesture", "call", "--data_dir", data, "--split", "train",
                    *api(server)]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -257,7 +257,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_a_server(data):
         while not server.requests and time.monotonic() < end:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in errors and "Traceback" not in errors
 
 
