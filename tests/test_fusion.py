@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from utils.cli import UserError
+from utils.digests import sha256
 from utils.fusion import (
     BIAS_STREAM,
     WEIGHT_STREAM,
@@ -290,7 +291,8 @@ def test_a_saved_fusion_comes_back_with_feature_and_config(fusion, tmp_path):
     prompt_embeds, feature = draw(3, 5, 12), draw(63, seed=1)
     save_fusion(tmp_path, fusion, feature, CONFIG)
     loaded, loaded_feature, config = load_fusion(tmp_path)
-    assert type(loaded) is type(fusion) and config == {**CONFIG, **fusion.settings()}
+    digest = sha256([(tmp_path / "fusion.safetensors").read_bytes()])
+    assert type(loaded) is type(fusion) and config == {**CONFIG, **fusion.settings(), "fusion_sha256": digest}
     assert torch.equal(loaded_feature, feature)
     assert torch.equal(loaded(prompt_embeds, feature), fusion(prompt_embeds, feature))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fusion.json", "fusion.safetensors"]
