@@ -40,7 +40,7 @@ def check_record(record):
     texts = {key: record[key] for key in ("name", "caption", "problem") if key in record}
     stamp = record["stamp"]
     is_line = all(isinstance(text, str) and len(text.splitlines()) == 1 for text in texts.values())
-    record.get("caption", "").encode()  # ValueError: half of a surrogate pair, which no list can hold
+    str.encode(record.get("caption", ""))  # ValueError: half of a surrogate pair, which no list can hold
     if not is_line or len(texts) != 2 or "name" not in texts or not (stamp is None or isinstance(stamp, list)):
         raise ValueError("not a record of an image")
     return record

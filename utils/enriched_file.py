@@ -41,7 +41,7 @@ class EnrichedFile:
     def parse(self, row):
         """The row by its number; nothing if it does not belong to a caption, or lacks the phrase."""
         line = row["line"]
-        row["enriched"].encode()  # ValueError: half of a surrogate pair, which no list can hold
+        str.encode(row["enriched"])  # ValueError: half of a surrogate pair, which no list can hold
         is_valid = (1 <= line <= len(self.captions) and row["caption"] == self.captions[line - 1]
                     and has_phrase_once(row["enriched"], self.settings["phrase"]) and isinstance(row["outcome"], str))
         return {line: row} if is_valid else {}
