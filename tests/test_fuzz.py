@@ -147,7 +147,7 @@ def test_journals_of_captioners(file, settings_line, lines, is_cut, is_same):
         return
     own_error(journal.check, {})
     if not journal.unfinished():
-        assert all(len(caption.encode().splitlines()) == 1 for _, caption in journal.listed())
+        assert all(caption.encode() and len(caption.splitlines()) == 1 for _, caption in journal.listed())
         assert journal.summary()
 
 

@@ -402,7 +402,7 @@ def test_the_resolution_of_the_training_is_the_default(job, model, tiny_pipeline
 
 
 def test_what_the_model_cannot_do_is_refused(job, tmp_path, model):
-    assert "multiple of 4" in refusal(job(resolution=33))
+    assert "multiple of 8" in refusal(job(resolution=36))
     assert "below 1000" in refusal(job(num_inference_steps=1000))
     assert "needs a GPU" in refusal(job(mixed_precision="fp16"))
     folder = shutil.copytree(model, tmp_path / "model")
