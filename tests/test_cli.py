@@ -139,7 +139,7 @@ def run_code(body, stdout=subprocess.PIPE, debug=False, flags="", close=(), **en
 
 @pytest.mark.parametrize(("body", "status", "line"), [
     ("raise cli.UserError('a.json: no names\\nnext line')", 1, "a.json: no names\\nnext line"),
-    ("open('/nonexistent/file')", 1, "/nonexistent/file: No such file or directory"),
+    ("open('/nonexistent/file')", 1, "/nonexistent/file: No such file or directory; give a path that exists"),
     ("raise OSError('something odd')", 1, "something odd"),
     ("raise KeyboardInterrupt", 130, "interrupted"),
 ])
@@ -190,7 +190,8 @@ def test_a_broken_pipe_elsewhere_is_reported():
 def test_output_that_cannot_be_written_is_an_error(body):
     with open("/dev/full", "w") as full:
         result = run_code(body, stdout=full)
-    assert (result.returncode, result.stderr) == (1, "error: standard output: No space left on device\n")
+    assert (result.returncode, result.stderr) == (1, "error: standard output: No space left on device; make room, or "
+                                                     "give a place that has more\n")
 
 
 def test_an_error_line_is_clear_of_a_progress_bar():

@@ -5,6 +5,7 @@ Standard library only, so that `--help` and every argument error answer before a
 
 import argparse
 import contextlib
+import errno
 import io
 import math
 import os
@@ -17,6 +18,13 @@ from utils import signals
 
 LARGEST_INT = 2**63 - 1  # what torch and NumPy generators take as a seed
 LARGEST_FLOAT = 1e30  # fp32 holds it, and its products with small numbers
+
+
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or give a place that has more"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions, or give another path"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "give a path that exists"),
+}  # of what the system refuses
 
 
 class UserError(Exception):
@@ -294,8 +302,11 @@ def describe_os_error(error):
     except OSError:  # what could not be written would be tried again, and complained about, at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         name = name or "standard output"
+    if reader_gone:
+        return 141, None
     reason = error.strerror or str(error) or type(error).__name__
-    return (141, None) if reader_gone else (1, reason if name is None else f"{name}: {reason}")
+    remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+    return 1, (reason if name is None else f"{name}: {reason}") + remedy
 
 
 def output_has_no_reader():
