@@ -72,7 +72,8 @@ def test_a_full_disk_names_the_file_and_leaves_the_former_one(tmp_path):
     path = tmp_path / "state.json"
     files.write_json(path, {"step": 1})
     result = run_code(f"{LIMIT_FILE_SIZE}files.write_json({str(path)!r}, list(range(1000)))")
-    assert (result.returncode, result.stderr) == (1, f"error: {path}: File too large\n")
+    assert (result.returncode, result.stderr) == (1, f"error: {path}: File too large; make room, or give a "
+                                                     "place that has more\n")
     assert files.read_json(path) == {"step": 1} and files_below(tmp_path) == ["state.json"]
 
 
