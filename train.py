@@ -235,7 +235,6 @@ def main(args):
     boxes = {} if args.feature_npy_path else read_gesturing_boxes(annotations, gesture.name)
     if args.feature_npy_path:
         measure_gesture(args, gesture, paths, boxes)
-        warn_without_info(args.feature_npy_path)
     run = RunFolder(args.output_dir / gesture.name)
     if not args.feature_npy_path and not run.feature.is_file():  # before minutes of other work
         hands.require_mediapipe("install requirements.txt, or give --feature_npy_path")
@@ -245,6 +244,8 @@ def main(args):
         if processes.decide(lambda: claim(run, args, settings, stack)):
             processes.leave()
             return
+        if args.feature_npy_path and processes.is_first():
+            warn_without_info(args.feature_npy_path)
         num_without = sum(gesture.phrase not in caption for caption in captions)
         if num_without and processes.is_first():
             cli.warn(f"{num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, which "

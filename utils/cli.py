@@ -17,7 +17,7 @@ from pathlib import Path
 from utils import signals
 
 LARGEST_INT = 2**63 - 1  # what torch and NumPy generators take as a seed
-LARGEST_FLOAT = 1e30  # fp32 holds it, and its products with small numbers
+LARGEST_FLOAT = 1e38  # fp32 holds it
 
 
 REMEDIES = {
@@ -127,12 +127,12 @@ num_images = int_between(0, 10_000_000)  # of a data set; HaGRID has a million
 
 def positive_float(text):
     """argparse type: a number above 0 that fp32 holds."""
-    return number(text, float, math.ulp(0.0), LARGEST_FLOAT, "a number above 0 and up to 1e30")
+    return number(text, float, math.ulp(0.0), LARGEST_FLOAT, "a number above 0 and up to 1e38")
 
 
 def nonnegative_float(text):
     """argparse type: a number of at least 0 that fp32 holds."""
-    return number(text, float, 0, LARGEST_FLOAT, "a number of at least 0 and up to 1e30")
+    return number(text, float, 0, LARGEST_FLOAT, "a number of at least 0 and up to 1e38")
 
 
 def prompt(text):

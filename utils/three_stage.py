@@ -34,6 +34,7 @@ def check_prediction_type(noise_scheduler):
 def denoising_loss(unet, noise_scheduler, latents, noise, timesteps, encoder_hidden_states):
     """Mean squared error (B,) of each image's prediction, of noise or of velocity as the base model's is."""
     noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
+    check_prediction_type(noise_scheduler)
     is_velocity = noise_scheduler.config.prediction_type == "v_prediction"
     target = noise_scheduler.get_velocity(latents, noise, timesteps) if is_velocity else noise
     model_pred = unet(noisy_latents, timesteps, encoder_hidden_states=encoder_hidden_states).sample
