@@ -236,7 +236,7 @@ def main(args):
     if args.feature_npy_path:
         measure_gesture(args, gesture, paths, boxes)
     run = RunFolder(args.output_dir / gesture.name)
-    if not args.feature_npy_path and not run.feature.is_file():  # before minutes of other work
+    if not args.feature_npy_path and (args.overwrite or not run.feature.is_file()):  # before minutes of other work
         hands.require_mediapipe("install requirements.txt, or give --feature_npy_path")
     processes.join(args.device)
     settings = processes.decide(lambda: list_settings(args, paths, captions))

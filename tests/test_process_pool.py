@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
 from utils.cli import UserError
 from utils.process_pool import _hold_interrupt, map_in_processes
+
+ROOT = Path(__file__).resolve().parent.parent  # not of conftest.py: every process that starts here would import torch
 
 
 def square(number):
