@@ -209,6 +209,15 @@ def test_damaged_rendered_hands_are_named(tmp_path):
         feature_hands.read_hands(path)
 
 
+def test_rendered_hands_of_other_arrays_are_named(tmp_path):
+    path = tmp_path / "call-2-0.5-0.npz"
+    hands = feature_hands.render_hands(("palm", 128, 0.5, 0, (1,), 0, 2))
+    for arrays in ({**hands, "maps": hands["maps"][:1]}, {"images": hands["images"]}):
+        np.savez(path, **arrays)
+        with pytest.raises(UserError, match="call-2-0.5-0.npz: damaged .*one row of images, labels.*; delete it"):
+            feature_hands.read_hands(path)
+
+
 def test_training_that_diverges_says_so():
     arrays = feature_hands.render_hands(("palm", 128, 0.5, 0, (1,), 0, 2))
     with pytest.raises(UserError, match="update 1: the loss is nan; use a lower --learning_rate"):

@@ -2,18 +2,23 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from utils import sampling, stable_diffusion
+from utils.cli import UserError
+from utils.file_lock import lock_outputs
 from utils.gestures import GESTURES
 from utils.synthetic import tiny_diffusion, tiny_parts, tiny_vae
 from utils.synthetic.scene import COLORS, SKIN_TONES
+from utils.synthetic.tiny_stable_diffusion import load_work, summarise_stage
 
 SHIPPED = Path(__file__).parent.parent / "utils" / "synthetic" / "tiny-stable-diffusion"
 
@@ -33,9 +38,10 @@ def draw(sd, prompts, seed=0):
 
 
 def test_the_command_makes_a_pipeline_that_diffusers_opens(tmp_path, run_script):
-    result = run_script(["-m", "utils.synthetic.tiny_stable_diffusion", "--work_dir", tmp_path / "work",
-                         "--output_dir", tmp_path / "tiny", "--num_images", "4", "--vae_steps", "2", "--decoder_steps",
-                         "2", "--diffusion_steps", "2", "--batch_size", "2", "--num_threads", "1"])
+    args = ["-m", "utils.synthetic.tiny_stable_diffusion", "--work_dir", tmp_path / "work",
+            "--output_dir", tmp_path / "tiny", "--num_images", "4", "--vae_steps", "2", "--decoder_steps",
+            "2", "--diffusion_steps", "2", "--batch_size", "2", "--num_threads", "1"]
+    result = run_script(args)
     assert result.returncode == 0, result.stderr
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "tiny")
     image = pipeline("a tan hand", num_inference_steps=1, output_type="np").images[0]
@@ -43,6 +49,37 @@ def test_the_command_makes_a_pipeline_that_diffusers_opens(tmp_path, run_script)
     training = json.loads((tmp_path / "tiny" / "training.json").read_text())
     assert training["settings"]["vae_steps"] == 2 and set(training["stages"]) == {"vae", "decoder", "diffusion"}
     assert (tmp_path / "tiny" / "samples.png").is_file()
+
+    with lock_outputs(tmp_path / "work", "decoder.safetensors"):
+        result = run_script(args)
+    assert result.returncode == 1 and result.stderr.endswith("decoder.safetensors: another run is writing to it; "
+                                                             "wait for its end\n")
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("images.npy", b"\x93NUMPY cut off", "images.npy: damaged"),
+    ("images.npy", np.zeros((4, 64, 64, 3), np.uint8), "not images of this command"),
+    ("images.npy", np.zeros((4, 128, 128, 3)), "not images of this command"),
+    ("captions.json", b'["a hand"]', "not one line for each"),
+    ("vae.safetensors", b"cut off", "vae.safetensors: not the weights of this stage"),
+    ("vae.safetensors", safetensors.torch.save({"a": torch.zeros(1)}), "vae.safetensors: not the weights"),
+])
+def test_what_the_stages_cannot_have_written_is_named(tmp_path, name, content, message):
+    np.save(tmp_path / "images.npy", np.zeros((4, 128, 128, 3), np.uint8))
+    (tmp_path / "captions.json").write_text('["a hand", "b", "c", "d"]')
+    args = SimpleNamespace(work_dir=tmp_path, num_images=3)
+    images, captions, _ = load_work(args)
+    assert len(images) == len(captions) == 3
+    np.save(tmp_path / name, content) if isinstance(content, np.ndarray) else (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{message}.*; delete it"):
+        load_work(args)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"minutes": 1, "losses": []}', '{"minutes": "a", "losses": [1]}'])
+def test_the_losses_of_a_stage_are_of_a_stage(tmp_path, text):
+    (tmp_path / "vae.json").write_text(text)
+    with pytest.raises(UserError, match="no minutes and losses of a stage in it; delete it"):
+        summarise_stage(tmp_path / "vae.json")
 
 
 def test_shipped_weights_are_fp16_and_at_most_15_megabytes():

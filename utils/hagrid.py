@@ -261,7 +261,8 @@ def select_gesture(args, gesture):
                     files.write_json(beside / split / "annotations.json", annotations)
                 files.write_json(beside / split / "selection.json", summary)
             for split, folder in folders.items():
-                shutil.rmtree(folder, ignore_errors=True)
+                if folder.exists():  # out of the way first, to go with the rest: nothing is lost if it cannot
+                    folder.replace(beside / f"former_{split}")
                 if split in taken:
                     (beside / split).replace(folder)
                     print(f"{folder}: {len(taken[split])} images")

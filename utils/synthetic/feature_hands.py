@@ -31,6 +31,7 @@ LABELS = {
     "background": tuple(COLORS),
     "sleeve": (None, *COLORS),
 }
+ARRAYS = {"images", "landmarks", "labels", "maps"}  # of a file of rendered hands
 PARTS = (None, *(f"{digit} {part}" for digit in (*FINGERS, "extra") for part in ("base", "tip")))  # of a map of digits
 
 
@@ -93,7 +94,10 @@ def read_hands(path):
     """The arrays of a file of rendered hands. UserError if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+            arrays = dict(file)
+        if arrays.keys() != ARRAYS or len({len(array) for array in arrays.values()}) > 1:
+            raise ValueError(f"not one row of {', '.join(sorted(ARRAYS))} for each hand")
+        return arrays
     except (zipfile.BadZipFile, ValueError, TypeError, EOFError) as error:
         raise cli.UserError(f"{path}: damaged ({error}); delete it, and its hands are rendered again") from error
 

@@ -80,19 +80,51 @@ def render_images(args):
 
 
 def load_work(args):
-    """(images, captions, vae) of the earlier stages; the autoencoder has the newest weights there are."""
+    """(images, captions, vae) of the earlier stages; the autoencoder has the newest weights there are.
+
+    UserError for what these stages cannot have written.
+    """
     import numpy as np
-    from safetensors.torch import load_file
 
-    from utils.synthetic.tiny_parts import build_vae
+    from utils.synthetic.tiny_parts import RESOLUTION, build_vae
 
-    images = np.load(args.work_dir / "images.npy", mmap_mode="r", allow_pickle=False)[: args.num_images]
-    captions = files.read_json(args.work_dir / "captions.json")[: args.num_images]
+    path, remedy = args.work_dir / "images.npy", "delete it and captions.json, and the images are rendered again"
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise cli.UserError(f"{path}: damaged ({cli.first_line(error)}); {remedy}") from error
+    captions = files.read_json(args.work_dir / "captions.json")
+    if images.dtype != np.uint8 or images.shape[1:] != (RESOLUTION, RESOLUTION, 3):
+        raise cli.UserError(f"{path}: {images.dtype} {images.shape}, not images of this command; {remedy}")
+    if not isinstance(captions, list) or len(captions) != len(images):
+        raise cli.UserError(f"{path}: {len(images)} images, captions.json has not one line for each; {remedy}")
     vae = build_vae()
     for name in ("vae", "decoder"):
         if (args.work_dir / f"{name}.safetensors").is_file():
-            vae.load_state_dict(load_file(args.work_dir / f"{name}.safetensors"))
-    return images, captions, vae
+            load_weights(vae, args.work_dir / f"{name}.safetensors")
+    return images[: args.num_images], captions[: args.num_images], vae
+
+
+def load_weights(network, path):
+    """Load what `train_stage` wrote. UserError if it is not all the weights of `network`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        message = f"{path}: not the weights of this stage ({cli.first_line(error)})"
+        raise cli.UserError(f"{message}; delete it, and the stage is run again") from error
+
+
+def summarise_stage(path):
+    """{"minutes", "last_losses"} of the JSON file of a stage. UserError if it is not one."""
+    stage = files.read_object(path)
+    try:
+        return {"minutes": round(stage["minutes"], 1), "last_losses": stage["losses"][-1]}
+    except (KeyError, IndexError, TypeError) as error:
+        remedy = "delete it and the stage's .safetensors, and the stage is run again"
+        raise cli.UserError(f"{path}: no minutes and losses of a stage in it; {remedy}") from error
 
 
 def train_stage(args, stage):
@@ -151,7 +183,6 @@ def save_pipeline(args):
     """Put the parts together in --output_dir, in fp16, with training.json and samples.png."""
     import torch
     from diffusers import StableDiffusionPipeline
-    from safetensors.torch import load_file
 
     from utils.synthetic import tiny_parts
 
@@ -160,7 +191,7 @@ def save_pipeline(args):
     model = torch.nn.ModuleDict(
         {"text_encoder": tiny_parts.build_text_encoder(tokenizer), "unet": tiny_parts.build_unet()}
     )
-    model.load_state_dict(load_file(args.work_dir / "diffusion.safetensors"))
+    load_weights(model, args.work_dir / "diffusion.safetensors")
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=model.text_encoder,
@@ -171,7 +202,7 @@ def save_pipeline(args):
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    history = {stage: files.read_json(args.work_dir / f"{stage}.json") for stage in STAGES[1:]}
+    stages = {stage: summarise_stage(args.work_dir / f"{stage}.json") for stage in STAGES[1:]}
     with files.atomic_path(args.output_dir) as folder:
         pipeline.to(dtype=torch.float16).save_pretrained(folder)
         # transformers would load the text encoder as fp16 and diffusers the rest as fp32
@@ -181,10 +212,7 @@ def save_pipeline(args):
             folder / "training.json",
             {
                 "settings": {name: value for name, value in vars(args).items() if name not in NOT_RECORDED},
-                "stages": {
-                    name: {"minutes": round(stage["minutes"], 1), "last_losses": stage["losses"][-1]}
-                    for name, stage in history.items()
-                },
+                "stages": stages,
             },
         )
     save_samples(args.output_dir)
@@ -217,16 +245,23 @@ def save_samples(folder):
     save_image(contact_sheet(images, columns), folder / "samples.png")
 
 
+def run_stage(args, stage):
+    """Run a stage unless its result is there."""
+    done = args.work_dir / ("captions.json" if stage == "images" else f"{stage}.safetensors")
+    if done.is_file():
+        print(f"{stage}: {done} is there already")
+    elif stage == "images":
+        render_images(args)
+    else:
+        train_stage(args, stage)
+
+
 def main(args):
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+    from utils.file_lock import lock_outputs
+
     for stage in STAGES if args.stage == "all" else (args.stage,):
-        done = args.work_dir / ("captions.json" if stage == "images" else f"{stage}.safetensors")
-        if done.is_file():
-            print(f"{stage}: {done} is there already")
-        elif stage == "images":
-            render_images(args)
-        else:
-            train_stage(args, stage)
+        with lock_outputs(args.work_dir, "images.npy" if stage == "images" else f"{stage}.safetensors"):
+            run_stage(args, stage)
     if args.stage == "all":
         save_pipeline(args)
 
