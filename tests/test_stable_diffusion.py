@@ -3,6 +3,8 @@
 import itertools
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import huggingface_hub
 import pytest
@@ -225,6 +227,30 @@ def test_inside_offline_the_hub_is_asked_nothing_and_outside_again(asked):
     with pytest.raises(Exception, match="no network in this test"):
         huggingface_hub.HfApi().model_info("owner/model")
     assert asked
+
+
+def test_what_the_hub_is_asked_says_nothing_of_the_machine(monkeypatch):
+    agents = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            agents.append(self.headers["User-Agent"])
+            self.send_error(404)
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name, value in (("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_TELEMETRY", False),
+                        ("ENDPOINT", f"http://127.0.0.1:{server.server_port}")):
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    with pytest.raises(UserError, match="owner/model"):
+        hub.fetch_folder("owner/model", ["*.json"], "a folder")
+    server.shutdown()
+    server.server_close()
+    said = {part.partition("/")[0].strip() for agent in agents for part in agent.split(";")}
+    assert agents and said <= {"unknown", "hf_hub", "python"}, agents
 
 
 def test_weights_that_are_not_numbers_are_named_before_anything_is_drawn(pipeline_copy):

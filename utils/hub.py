@@ -33,6 +33,7 @@ def fetch_folder(name, patterns, wanted, alternative=""):
     if Path(name).exists() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise UserError(f"{name}: no such folder; give {wanted} or a hub id")
     hub_logging.set_verbosity_error()  # it warns of patterns that no file matches
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # a request names the hub client and Python, nothing else of the machine
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except GatedRepoError as error:
