@@ -3,6 +3,7 @@
 For another gesture than the README's, so that --gesture and the folders are seen to be all that changes with it.
 """
 
+import json
 import os
 import re
 import shlex
@@ -51,7 +52,13 @@ def walked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     write_hagrid(folder, (GESTURE, "call"), num_images=24, resolution=128)
     models = {"captioner": build_tiny_vit_gpt2(folder / "captioner"), "clip": build_tiny_clip(folder / "clip")}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    (folder / "tmp").mkdir()
+    # No HF_HUB_OFFLINE and no other place for a cache than the home folder: what is written and asked shows by itself.
+    environment = {name: value for name, value in os.environ.items()
+                   if not name.startswith(("HF_", "XDG_", "TORCH", "MPLCONFIGDIR"))}
+    environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'watched_python'}",
+                    "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"),
+                    "WATCH_LOG": str(folder / "watched")}
 
     def run(command):
         result = subprocess.run([sys.executable, *map(str, command)], cwd=folder, env=environment, text=True,
@@ -110,6 +117,20 @@ def test_numbers_of_all_kinds_end_in_one_table(walked):
     assert "real" in printed["utils.results_table"] and "KID-H (landmarks)" in printed["utils.results_table"]
     assert len(list((folder / "outputs" / GESTURE / "images").glob("*.png"))) == NUM_TEST
     assert "phrase" in printed["dataset_evaluate.py"]
+
+
+def test_nobody_is_called_and_nothing_is_written_outside_the_given_folders(walked):
+    folder, _ = walked
+    events = [json.loads(line) for line in (folder / "watched").read_text().splitlines()]
+    assert [event for event in events if event[0].startswith("socket.")] == []
+    written = {Path(path) for event, path in events} - {Path(os.devnull)}
+    expected = [folder / name for name in ("data", "outputs", "home/.cache", "home/.config", "tmp")]
+    assert [path for path in written if not any(path.is_relative_to(place) for place in expected)
+            and path != folder / "home"] == []
+    # The watch itself sees what it is there for.
+    assert {folder / "outputs", folder / "data"} <= {parent for path in written for parent in path.parents}
+    # Everything made in the temporary folder is gone again, but for the cache that torch keeps there.
+    assert [path.name for path in (folder / "tmp").iterdir() if not path.name.startswith("torchinductor_")] == []
 
 
 def test_the_readme_has_every_gesture_with_its_phrase():
