@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 from utils.captions import clean_caption
 from utils.cli import UserError
 from utils.hub import fetch_transformers_folder
-from utils.image_text_models import load_captioner, load_clip
+from utils.image_text_models import load_captioner, load_clip, weights_digest
 from utils.images import open_image, read_aligned
 
 SCRIPTS = {"BLIP2": (BLIP2, tiny_captioners.build_tiny_blip2),
@@ -191,6 +191,19 @@ def test_weights_of_a_retrained_model_have_another_digest(models, tmp_path):
     copy = shutil.copytree(models["VitGpt2"], tmp_path / "copy")
     digests = [load("VitGpt2", folder).settings["weights_sha256"] for folder in (models["VitGpt2"], other, copy)]
     assert digests[0] == digests[2] != digests[1]
+
+
+def test_weights_trained_again_anywhere_in_a_large_file_change_its_digest(tmp_path):
+    size, part = 2**24, 2**15
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bytes(size))
+    digests = {weights_digest(tmp_path)}
+    for start in range(0, size, size // 8):
+        path.write_bytes(bytes(start) + b"\1" * part + bytes(size - start - part))
+        digests.add(weights_digest(tmp_path))
+    path.write_bytes(bytes(size - part) + b"\1" * part)
+    digests.add(weights_digest(tmp_path))
+    assert len(digests) == 10
 
 
 def test_pickled_weights_load_without_running_what_they_hold(models, tmp_path):
