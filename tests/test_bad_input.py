@@ -156,6 +156,14 @@ def test_odd_images_are_read_and_the_others_are_named_and_counted(name, world, o
         assert (row[read], row[skipped]) == (NUM_GOOD, NUM_BAD)
 
 
+def test_a_selection_takes_the_odd_images_and_names_the_others(odd, tmp_path, capsys):
+    args = ["--gesture", "call", "--hagrid_dir", odd, "--data_dir", tmp_path, "--resolution", 32, "--num_test", 0]
+    refused(hagrid, [*args, "--num_train", NUM_GOOD + NUM_BAD], capsys, 1, f"{NUM_GOOD} images")
+    assert list(tmp_path.rglob("*.jpg")) == []
+    hagrid.main(hagrid.parse_args(list(map(str, [*args, "--num_train", NUM_GOOD]))))
+    assert len(list((tmp_path / "call/train/images").iterdir())) == NUM_GOOD
+
+
 FOLDERS = [(hand_confidence, "--image_folder", []), (cal_fid, "--fake_images", ["--real_images"]),
            (cal_kid, "--real_images", ["--fake_images"])]
 

@@ -184,6 +184,18 @@ def test_an_output_where_nothing_may_be_written(name, place, models, capsys):
     assert ("Permission denied" in errors[0] or "nothing may be written" in errors[0]) and list(closed.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", [*CAPTIONERS, "enrich_captions"])
+def test_lists_where_nothing_may_be_written(name, place, models, capsys):
+    before = files(place)
+    (place / TRAIN).chmod(0o500)
+    with without_rights():
+        status, _, errors = run(name, command(name, place, models), capsys)
+    (place / TRAIN).chmod(0o700)
+    assert status in (1, 2) and len(errors) == 1 and str(place / TRAIN) in errors[0], errors
+    assert "Permission denied" in errors[0] or "nothing may be written" in errors[0]
+    assert files(place) == before
+
+
 # Lists
 
 READERS = ("dataset_evaluate", "image_generation", "train", "enrich_captions")  # of lists

@@ -68,6 +68,16 @@ def test_the_module_prints_what_was_appended(tmp_path, run_script):
     assert (result.returncode, result.stderr) == (0, "") and "tuned" in result.stdout.splitlines()[0]
 
 
+@pytest.mark.parametrize("change", [lambda data: b"\xef\xbb\xbf" + data, lambda data: data.replace(b"\n", b"\r\n"),
+                                    lambda data: data.removesuffix(b"\n")], ids=["BOM", "CRLF", "no last newline"])
+def test_rows_that_went_through_another_system_are_read(tmp_path, change):
+    path = tmp_path / "results.jsonl"
+    append_row(path, HANDS)
+    append_row(path, FID)
+    path.write_bytes(change(path.read_bytes()))
+    assert read_rows(path) == [HANDS, FID]
+
+
 @pytest.mark.parametrize(("content", "line"), [(b'{"a": 1}\n{"a"', 2), (b"[1]\n", 1), (b"\xff\xfe\n", 1)])
 def test_a_damaged_row_is_named_with_its_line(tmp_path, content, line):
     path = tmp_path / "results.jsonl"
