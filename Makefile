@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 
-# The demo: ten minutes on two CPU cores.
+# The demo: 10 to 25 minutes on two CPU cores.
 GESTURE = call
 BASE_MODEL = utils/synthetic/tiny-stable-diffusion
 NUM_TRAIN = 400
