@@ -5,7 +5,7 @@ python -m benchmarks.scale --num_files 100000 --num_opened 100000  # three quart
 
 Makes a folder of small JPEG files (hard links to a few hundred different ones) and a list of names and captions, then
 measures each step at a tenth of the number and at all of it: listing, reading the aligned lists and joining the names,
-what the caches ask of each file, a cache of that many hands written and read. The passes that open the images are
+what the caches ask of each file, caches of that many hands and of Inception's features written and read. The passes that open the images are
 measured on --num_opened of them, since their time per image is that of one image; --num_large PNG images of 88
 megapixels are opened as well. Prints a Markdown table with the time per item and the most resident memory of this
 process and those it started while the step ran, on top of what they had before.
@@ -23,6 +23,8 @@ from utils import cli
 NUM_PICTURES = 200
 LARGE_SIDE = 9_400  # pixels: just below the limit of utils.images
 SAMPLING_SECONDS = 0.02
+HAND = {"scores": (1,), "landmarks": (1, 21, 3), "world_landmarks": (1, 21, 3)}
+FEATURES = {"features": (1, 2048)}  # of Inception
 
 
 def parse_args(argv=None):
@@ -99,18 +101,19 @@ def read_lists(folder, names, captions):
     return lines, [safe_join(folder, name) for name in lines[0]]
 
 
-def keep_hands(paths, cache_dir):
-    """Writes a cache with a hand for each image and reads it again."""
+def keep(paths, cache_dir, shapes):
+    """Writes a cache with float32 arrays ({name: shape}) for each image and reads it again."""
     import numpy as np
 
     from utils.folder_cache import Block, FolderCache, cached_blocks
 
-    hand = Block({"scores": np.ones(1), "landmarks": np.ones((1, 21, 3), np.float32),
-                  "world_landmarks": np.ones((1, 21, 3), np.float32)})
-    for _ in range(2):
-        cache = FolderCache(cache_dir, "hands", paths, {})
-        blocks = cached_blocks([(cache, len(paths))], lambda missing: (hand for _ in missing))
-    return blocks
+    def run():
+        cache = FolderCache(cache_dir, "scale", paths, {})
+        return cached_blocks([(cache, len(paths))], lambda missing: (
+            Block({name: np.ones(shape, np.float32) for name, shape in shapes.items()}) for _ in missing))
+
+    run()
+    return run()
 
 
 def extract(paths):
@@ -150,7 +153,9 @@ def main(args):
 
         report("write, read and join lists", [args.num_lines // 10, args.num_lines], lists)
         report("cache of hands, written and read", [args.num_files // 10, args.num_files],
-               lambda size: keep_hands(paths[:size], root / f"cache{size}"))
+               lambda size: keep(paths[:size], root / f"hands{size}", HAND))
+        report("cache of 2,048 features, written and read", [args.num_files // 10, args.num_files],
+               lambda size: keep(paths[:size], root / f"features{size}", FEATURES))
         report("look for hands", [args.num_opened // 10, args.num_opened], lambda size: detect_folder(paths[:size]))
         report("synthetic features", [args.num_opened // 10, args.num_opened], lambda size: extract(paths[:size]))
 

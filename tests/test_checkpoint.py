@@ -137,6 +137,10 @@ def test_after_a_fallback_the_damaged_one_does_not_count_as_kept(checkpoints):
     folder.write(5, parts(5), STATE)
     folder.write(4, parts(4), STATE)  # as after 5 was found damaged
     assert folder.steps() == [3, 4]
+    damage(checkpoints.folder / "step-0000004" / "weights.safetensors", "cut")
+    folder = reopen(checkpoints)
+    folder.write(folder.newest().state["step"] + 3, parts(6), STATE)
+    assert folder.steps() == [3, 6]
 
 
 def test_leftovers_of_a_killed_write_are_removed_and_not_used(checkpoints):

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -220,13 +222,30 @@ folder_cache.cached_blocks([(folder_cache.FolderCache({str(tmp_path / "cache")!r
 def test_two_passes_at_once_neither_disturb_each_other_nor_lose_anything(tmp_path, paths):
     first, second = (FolderCache(tmp_path / "cache", "kind", part, SETTINGS) for part in (paths[:2], paths[2:]))
     assert first.read() == second.read() == {}
+    known = {}
     for cache, part in ((first, paths[:2]), (second, paths[2:])):
-        for place, path in enumerate(part):
-            cache.add(place, Computation(part).block(path))
+        known[cache] = {place: Computation(part).block(path) for place, path in enumerate(part)}
+        for place, block in known[cache].items():
+            cache.add(place, block)
             cache.flush()
-    second.finish()
-    first.finish()
+    for cache in (second, first):
+        cache.finish(known[cache])
     assert run(tmp_path / "cache", paths)[1] == [] and len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_memory_holds_what_was_computed_twice_at_the_most(tmp_path, paths):
+    paths = [tmp_path / "images" / f"{i}.png" for i in range(8000)]
+    size = 4 * 2048 * len(paths)  # NumPy writes through another 17 MB
+    tracemalloc.start()
+    for kept in (8000, 7990):  # first all are computed, then a few besides those in the file
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        for part in (paths[:kept], paths):
+            tracemalloc.reset_peak()
+            blocks, = cached_blocks([(FolderCache(tmp_path / "cache", "kind", part, SETTINGS), len(part))],
+                                    lambda missing: (Block({"x": np.ones((1, 2048), np.float32)}) for _ in missing))
+            assert len(blocks) == len(part) and tracemalloc.get_traced_memory()[1] < 2.4 * size
+            del blocks
+    tracemalloc.stop()
 
 
 # Damage

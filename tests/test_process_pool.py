@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def die_late(number):
         time.sleep(0.5)  # for the other process to do all others
         os._exit(1)
     return number
+
+
+def die_after(delay):
+    """Answers and dies as many seconds later, at once if it is 0; negative: lives."""
+    if delay == 0:
+        os._exit(1)
+    if delay > 0:
+        threading.Timer(delay, os._exit, [1]).start()
+    return delay
 
 
 def die_once(path):
@@ -82,6 +92,15 @@ def test_an_item_that_was_under_way_when_another_process_was_killed_is_tried_aga
 
 def test_what_was_finished_when_a_process_died_is_not_lost():
     assert run(die_late, range(7), on_death=lambda number: -1) == [-1, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_death_between_two_items_costs_none_of_them():
+    with map_in_processes(die_after, [0, 0.1, -1, -2], 1, on_death=str) as computed:
+        results = []
+        for result in computed:
+            results.append(result)
+            time.sleep(0.4)
+    assert results == ["0", 0.1, -1, -2]
 
 
 def test_without_a_substitute_a_death_is_an_error():

@@ -236,7 +236,7 @@ def test_the_paper_preset_trains_with_the_frozen_fusion(world, tmp_path):
     fusion, _, config = load_fusion(folder / "model")
     assert isinstance(fusion, FrozenFusion) and fusion.seed == 0 and config["fusion"] == "frozen"
     kept = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
-    assert kept == ["step-0000006", "step-0000010"]
+    assert kept == ["step-0000010", "step-0000012"]
     losses = (folder / "losses.jsonl").read_text().splitlines()
     assert len(losses) == 2 * NUM_IMAGES
 
@@ -365,6 +365,52 @@ def test_a_signal_while_the_last_checkpoint_is_written_ends_the_run(number, stat
     run(flags, tmp_path / "broken")
     names = ["losses.jsonl", "model/unet/diffusion_pytorch_model.safetensors", "model/fusion.safetensors"]
     assert filecmp.cmpfiles(whole, broken, names, shallow=False) == (names, [], [])
+
+
+def test_a_signal_as_a_run_goes_on_in_stage_iii_costs_none_of_it(world, tmp_path, monkeypatch):
+    flags = [*world[1], "--batch_size", 4, "--embedding_steps", 1, "--finetune_steps", 4, "--checkpointing_steps", 2]
+    whole = run(flags, tmp_path / "whole")
+    broken = tmp_path / "broken" / "call"
+    assert interrupt(flags, broken, signal.SIGINT, after=4)[0] == 130  # 2 of Stage II, 2 of Stage III
+    newest = CheckpointFolder.newest
+
+    def look_and_signal(self):
+        found = newest(self)
+        os.kill(os.getpid(), signal.SIGINT)
+        return found
+
+    before = CheckpointFolder(broken / "checkpoints").steps()
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+        patched.setattr(CheckpointFolder, "newest", look_and_signal)
+        run(flags, tmp_path / "broken")
+    assert ended.value.code == 130 and max(before) >= 4
+    assert max(CheckpointFolder(broken / "checkpoints").steps()) >= max(before)
+    run(flags, tmp_path / "broken")
+    names = ["losses.jsonl", "model/unet/diffusion_pytorch_model.safetensors", "model/fusion.safetensors"]
+    assert filecmp.cmpfiles(whole, broken, names, shallow=False) == (names, [], [])
+
+
+def test_ctrl_c_writes_a_checkpoint_also_when_the_reader_of_all_output_goes_with_it(world, tmp_path):
+    flags = [*world[1], "--batch_size", 4, "--embedding_steps", 1, "--finetune_steps", 100_000,
+             "--checkpointing_steps", 100_000, "--output_dir", tmp_path]
+    process = subprocess.Popen([sys.executable, "train.py", *map(str, flags)], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    while b"Stage III: " not in process.stdout.read(50):
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=300) == 130
+    assert "interrupted in Stage III after update" in (tmp_path / "call" / "train.log").read_text().splitlines()[-1]
+    assert max(CheckpointFolder(tmp_path / "call" / "checkpoints").steps()) > 2
+
+
+def test_the_end_of_training_is_a_checkpoint_whatever_comes_after(world, tmp_path, monkeypatch):
+    flags = [*world[1], "--batch_size", 4, "--embedding_steps", 1, "--finetune_steps", 2, "--checkpointing_steps", 2]
+    monkeypatch.setattr(RunFolder, "write_losses", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(flags, tmp_path)
+    assert CheckpointFolder(tmp_path / "call" / "checkpoints").steps()[-1] == 5  # 2 of Stage II, 3 of Stage III
 
 
 def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path):

@@ -52,6 +52,7 @@ class CheckpointFolder:
         self.folder = Path(folder)
         self.warn = warn
         self.pieces = {}  # name -> fingerprint, of all pieces that the next checkpoint refers to
+        self.damaged = set()  # steps of checkpoints that were found damaged
 
     def write_piece(self, name, tensors):
         """Writes tensors ({key: tensor}) once; every checkpoint from now on counts on them."""
@@ -78,9 +79,10 @@ class CheckpointFolder:
             state = {**state, "step": step, "files": files, "pieces": self.pieces}
             write_json(temporary / STATE_FILE, {**state, "sha256": digest_state(state)})
         sync_folder(self.folder)
+        self.damaged.discard(step)
 
         # A newer one is left only when it was found damaged and the run went on from an older one.
-        older = [number for number in self.steps() if number < step]
+        older = [number for number in self.steps() if number < step and number not in self.damaged]
         for number in set(self.steps()) - {step} - set(older[-(KEPT - 1):]):
             shutil.rmtree(self.path_of(number))
 
@@ -96,6 +98,7 @@ class CheckpointFolder:
             try:
                 state = self.check(step)
             except (UserError, FileNotFoundError) as error:  # what cannot be read now may be whole
+                self.damaged.add(step)
                 next_one = "starting anew" if step == steps[0] else "going back to the one before"
                 self.warn(f"warning: {self.path_of(step)} is damaged ({error}); {next_one}")
                 continue

@@ -264,6 +264,9 @@ def run_main(main, args, goes_on=False):
             main(args)
             sys.stdout.flush()
             return
+    except SystemExit:
+        drop_unheard()
+        raise
     except (Exception, KeyboardInterrupt, signals.Terminated) as error:
         status, message = describe_error(error)
         if getattr(args, "debug", False) and status not in (141, 143):
@@ -273,7 +276,24 @@ def run_main(main, args, goes_on=False):
         message += "; the same command goes on from here"
     if message:
         print_error(message)
+    drop_unheard()
     sys.exit(status)
+
+
+def flush(stream):
+    """Whether a stream takes what waits for it; else that is dropped: at exit it would be tried and complained of."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
+    return True
+
+
+def drop_unheard():
+    """Drops what standard output and standard error no longer take, so that it does not become the exit status."""
+    flush(sys.stdout)
+    flush(sys.stderr)
 
 
 def describe_error(error):
@@ -297,10 +317,7 @@ def describe_os_error(error):
     """As describe_error, of an OSError: of a write that failed for want of a reader nothing is to be said."""
     name = error.filename
     reader_gone = isinstance(error, BrokenPipeError) and output_has_no_reader()
-    try:
-        sys.stdout.flush()
-    except OSError:  # what could not be written would be tried again, and complained about, at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not flush(sys.stdout):
         name = name or "standard output"
     if reader_gone:
         return 141, None

@@ -43,7 +43,7 @@ def digest(value):
 
 
 def digest_arrays(arrays):
-    return digest([[name, array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
+    return digest([[name, array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array)).hexdigest()]
                    for name, array in sorted(arrays.items())])
 
 
@@ -115,12 +115,10 @@ class FolderCache:
         return sorted(self.file.parent.glob(glob.escape(self.file.stem) + ".*npz"))
 
     def read_files(self):
-        """({(name, key): Block} of all files, the files that could be read)."""
-        blocks, read = {}, []
+        """Yields the files that can be read, each with its {(name, key): Block}."""
         for file in self.files():
             try:
-                blocks |= unpack(file)
-                read.append(file)
+                yield file, unpack(file)
             except FileNotFoundError:  # another process has just put it together with others
                 continue
             except Exception as error:  # zipfile and NumPy raise almost anything on damaged data
@@ -130,13 +128,12 @@ class FolderCache:
                 self.say(f"warning: {file} is damaged ({error}): recomputed")
                 with contextlib.suppress(OSError):
                     file.unlink()
-        return blocks, read
 
     def read(self):
         """{place in the list of images: Block} of those that are known; says on standard error how many."""
         if self.file is None:
             return {}
-        blocks, _ = self.read_files()
+        blocks = {key: block for _, found in self.read_files() for key, block in found.items()}
         known = {place: blocks[key] for place, key in enumerate(self.keys) if key in blocks}
         if len(known) == len(self.keys):
             self.say(f"read from cache {self.file}")
@@ -174,15 +171,25 @@ class FolderCache:
             self.file = None
             return False
 
-    def finish(self):
-        """Make one file of all parts, without what images were before they changed or went."""
+    def read_others(self):
+        """({(name, key): Block} of images of the folder that are not in the list, all files that could be read)."""
+        own, others, read = dict(self.keys), {}, []
+        for file, blocks in self.read_files():
+            read.append(file)
+            others |= {(name, key): block for (name, key), block in blocks.items()
+                       if name not in own and (self.folder / name).exists()}
+        return others, read
+
+    def finish(self, known):
+        """Make one file of all parts, without what images were before they changed or went.
+
+        known: {place: Block} of the whole list, which is written from there: memory holds it twice at the most.
+        """
         self.flush()
         if not self.num_added or self.file is None:
             return
-        blocks, read = self.read_files()
-        own = dict(self.keys)
-        kept = {(name, key): block for (name, key), block in blocks.items()
-                if own.get(name) == key or (name not in own and (self.folder / name).exists())}
+        kept, read = self.read_others()
+        kept |= {key: known[place] for place, key in enumerate(self.keys)}
         remove_leftovers(self.file.parent, older_than=STALE_SECONDS)
         if self.write(self.file, kept):
             for file in read:
@@ -210,6 +217,6 @@ def cached_blocks(caches, compute):
     finally:
         for cache, _ in caches:
             cache.flush()
-    for cache, _ in caches:
-        cache.finish()
+    for (cache, _), found in zip(caches, known, strict=True):
+        cache.finish(found)
     return [[found[place] for place in range(count)] for found, (_, count) in zip(known, caches, strict=True)]

@@ -154,7 +154,11 @@ class _SurvivingMap:
 
     def _survives(self, item):
         """Whether a process lives through an item, whose future is then `alone`."""
-        self.alone = self.pool.submit(self.function, item)
+        try:
+            self.alone = self.pool.submit(self.function, item)
+        except BrokenProcessPool:  # died since the last result
+            self._replace_pool(1)
+            self.alone = self.pool.submit(self.function, item)
         if isinstance(self.alone.exception(), BrokenProcessPool):
             self._replace_pool(1)
             return False

@@ -106,10 +106,12 @@ class RunFolder:
         """
         if not processes.is_first():
             return
-        tqdm.write(message)
-        self.waiting.append(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {message}\n")
-        if self.has_begun:
-            self.write_log()
+        try:
+            tqdm.write(message)
+        finally:
+            self.waiting.append(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {message}\n")
+            if self.has_begun:
+                self.write_log()
 
     def write_log(self):
         with naming_errors(self.log_file), open(self.log_file, "ab") as file:

@@ -42,7 +42,7 @@ class TrainingRun:
         self.checkpoints = CheckpointFolder(run.checkpoints, warn=run.log)
         self.losses = {}  # stage name -> losses of its updates
         self.offset = 0  # updates of the stages before
-        self.written = None  # updates of all stages that the newest checkpoint counts
+        self.written = -1  # updates of all stages that the newest checkpoint counts; -1 without one
 
     def train(self):
         """Both stages: {stage name: losses}. UserError when they explode; SystemExit after a signal."""
@@ -83,26 +83,30 @@ class TrainingRun:
     def run_stage(self, stage, done):
         """The updates of a stage after the first `done`."""
         num_steps = len(stage.plan)
-        steps = optimise(self.accelerator, self.denoiser, self.data, stage, self.args.seed, done)
-        progress = tqdm(steps, total=num_steps, initial=done, desc=stage.name, unit="update",
-                        disable=done == num_steps)
-        for step in progress:
+        progress = tqdm(total=num_steps, initial=done, desc=stage.name, unit="update", disable=done == num_steps)
+        for step in optimise(self.accelerator, self.denoiser, self.data, stage, self.args.seed, done):
             done = step + 1
             ends_batch = stage.residual is not None and stage.plan.ends_round(step)
-            is_due = ends_batch or (stage.residual is None and done % self.args.checkpointing_steps == 0)
+            is_due = ends_batch or stage.residual is None and (
+                done % self.args.checkpointing_steps == 0 or done == num_steps)
             is_look = is_due or done % LOG_STEPS == 0 or done == num_steps
             signal = self.interruption.agreed(is_look)
-            if is_look or signal:
-                progress.set_postfix(loss=f"{self.check_losses(stage, done):.4f}")
+            loss = self.check_losses(stage, done) if is_look or signal else None
             if is_due or signal:
                 self.save(stage, done, ends_batch)
             if signal:
-                progress.close()
-                self.stop(stage, done, signal)
+                self.stop(stage, done, signal, progress)
+            with self.interruption.alone():
+                if is_look:
+                    progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                progress.update()
+        progress.close()
         self.check_weights(stage, done)
+        if self.written > self.offset + done:
+            return  # to the stage of that checkpoint, which looks at a signal itself; this one has nothing to write
         if signal := self.interruption.agreed(True):  # it came after the last update, while a checkpoint was written
             self.save(stage, done)
-            self.stop(stage, done, signal)
+            self.stop(stage, done, signal, progress)
 
     def check_losses(self, stage, done):
         """Mean of the last losses; UserError when one of the first `done` is not a number any more."""
@@ -120,7 +124,7 @@ class TrainingRun:
     def give_up(self, stage, update, what):
         """UserError, from the first of several processes; all see the same. No checkpoint holds exploded weights."""
         def fail():
-            last = self.checkpoints.path_of(self.written) if self.written else "none"
+            last = self.checkpoints.path_of(self.written) if self.written >= 0 else "none"
             raise UserError(f"{stage.name}, update {update}: {what} (last checkpoint: {last}); start anew with "
                             "--overwrite and a lower learning rate, or another --mixed_precision if it was fp16")
 
@@ -140,10 +144,13 @@ class TrainingRun:
         self.checkpoints.write(self.offset + done, parts, state)
         self.written = self.offset + done
 
-    def stop(self, stage, done, signal):
+    def stop(self, stage, done, signal, progress):
         """Ends the process after a signal."""
         processes.leave()  # a launcher ends all as soon as one has ended
+        with self.interruption.alone():
+            progress.close()
         command = "the same command without --overwrite" if self.args.overwrite else "the same command"
-        self.run.log(f"interrupted in {stage.name} after update {done} of {len(stage.plan)}; "
-                     f"{command} goes on from here")
+        with self.interruption.alone():
+            self.run.log(f"interrupted in {stage.name} after update {done} of {len(stage.plan)}; "
+                         f"{command} goes on from here")
         sys.exit(128 + signal)
