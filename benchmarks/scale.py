@@ -5,10 +5,10 @@ python -m benchmarks.scale --num_files 100000 --num_opened 100000  # three quart
 
 Makes a folder of small JPEG files (hard links to a few hundred different ones) and a list of names and captions, then
 measures each step at a tenth of the number and at all of it: listing, reading the aligned lists and joining the names,
-what the caches ask of each file, caches of that many hands and of Inception's features written and read. The passes that open the images are
-measured on --num_opened of them, since their time per image is that of one image; --num_large PNG images of 88
-megapixels are opened as well. Prints a Markdown table with the time per item and the most resident memory of this
-process and those it started while the step ran, on top of what they had before.
+what the caches ask of each file, caches of that many hands and of Inception's features written and read. The passes
+that open the images are measured on --num_opened of them, since their time per image is that of one image; --num_large
+PNG images of 88 megapixels are opened as well. Prints a Markdown table with the time per item and the most resident
+memory of this process and those it started while the step ran, on top of what they had before.
 """
 
 import multiprocessing

@@ -46,7 +46,7 @@ FLAGS = (  # name, type or choices, improved, paper, help
     ("ema_decay", cli.unit_interval, 0.999, 0.999,
      "Stage III: highest decay of the moving average of the weights; in update n it is at most (1 + n) / (10 + n)"),
     ("checkpointing_steps", cli.positive_int, 500, 5000,
-     "Stage III: updates between checkpoints (14 GB for SD v1.4); Stage II writes one per batch"),
+     "Stage III: updates between checkpoints (14 GB for SD v1.4), its last is one; Stage II writes one per batch"),
     ("mixed_precision", ("auto", "no", "fp16", "bf16"), "auto", "no",
      "arithmetic of the U-Net, whose weights stay fp32; auto is bf16 on GPUs that have it, else no"),
 )
