@@ -14,6 +14,7 @@ Writes <output_dir>/<gesture>: model/ (StableDiffusionPipeline.from_pretrained o
 """
 
 import contextlib
+import os
 from pathlib import Path
 
 from utils import cli, files, processes, train_settings
@@ -57,7 +58,13 @@ def parse_args(argv=None):
     cli.add_common_flags(parser)
     args = parser.parse_args(argv)
 
-    train_settings.fill_preset(args)
+    try:
+        train_settings.fill_preset(args)
+        str(args.output_dir).encode()
+    except cli.UserError as error:
+        parser.error(str(error))
+    except UnicodeEncodeError:
+        parser.error(f"--output_dir {args.output_dir}: no UTF-8, which the files of a model need; give another name")
     train_settings.check_packages(parser, args)
     cli.require_gesture(parser, args.gesture)
     folder = cli.require_dir(parser, args.data_dir / args.gesture / "train", "--data_dir",
@@ -68,6 +75,11 @@ def parse_args(argv=None):
                      "run enrich_captions.py first, or choose --captions captions")
     if args.feature_npy_path:
         cli.require_file(parser, args.feature_npy_path, "--feature_npy_path")
+    run, base = (os.path.realpath(path) for path in (args.output_dir / args.gesture,
+                                                     args.pretrained_model_name_or_path))
+    if args.overwrite and Path(run) in Path(base).parents:
+        parser.error(f"--pretrained_model_name_or_path {args.pretrained_model_name_or_path}: --overwrite would delete "
+                     "it; copy it to another folder")
     return args
 
 

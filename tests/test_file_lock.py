@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +79,11 @@ def test_a_run_leaves_the_lock_alone_that_another_one_holds_since_somebody_delet
         first.__exit__(None, None, None)
         with pytest.raises(UserError, match="another run"), lock_outputs(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/none/file"), os.mkfifo, Path.mkdir])
+def test_something_else_in_the_place_of_the_lock_is_named(make, tmp_path):
+    make(tmp_path / ".lock")
+    with pytest.raises((UserError, IsADirectoryError), match=r"\.lock"), lock_outputs(tmp_path):
+        pass
+    assert os.path.lexists(tmp_path / ".lock")

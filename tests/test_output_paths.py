@@ -11,6 +11,8 @@ from tests.conftest import without_rights
 from utils import cli, images  # noqa: F401 images: check_outputs imports it, which others than root may not do here
 from utils.output_paths import check_outputs
 
+ROW = '{"script": "cal_fid.py", "fid": 1}\n'
+
 
 @pytest.fixture
 def folder():
@@ -26,7 +28,9 @@ def fill(folder):
     (folder / "elsewhere/b.jpg").write_text("a picture")
     (folder / "images/b.jpg").symlink_to(folder / "elsewhere/b.jpg")
     (folder / "list.txt").write_text("a.png\n")
-    (folder / "rows.jsonl").write_text('{"fid": 1}\n')
+    (folder / "rows.jsonl").write_text(ROW)
+    (folder / "annotations.json").write_text('{"a": {"labels": []}}\n')
+    (folder / "journal.jsonl").write_text('{"settings": {}}\n')
     (folder / "empty.jsonl").touch()
     os.mkfifo(folder / "pipe")
     (folder / "to_image").symlink_to("images/a.png")
@@ -35,10 +39,11 @@ def fill(folder):
     (folder / "nowhere").symlink_to("none/file")
     (folder / "circle").symlink_to("circle")
     (folder / "device").symlink_to("/dev/full")
-    for name in ("images/rows.jsonl", "protected.jsonl"):
-        (folder / name).write_text("{}\n")
+    for name in ("images/rows.jsonl", "protected.jsonl", "protected.csv"):
+        (folder / name).write_text(ROW)
+    rights = {"protected.jsonl": 0o444, "protected.csv": 0o444, "locked": 0o555}
     for path in [folder, *folder.rglob("*")]:
-        path.is_symlink() or path.chmod({"protected.jsonl": 0o444, "locked": 0o555}.get(path.name, 0o777))
+        path.is_symlink() or path.chmod(rights.get(path.name, 0o777))
     return folder
 
 
@@ -59,6 +64,9 @@ def check(folder, **paths):
     ("grid", "locked/new/worst.png", "nothing may be written to the folder"),
     ("output", "protected.jsonl", "may not be written to"),
     ("output", "list.txt", "holds something else than rows"),
+    ("output", "annotations.json", "holds something else than rows of"),
+    ("output", "journal.jsonl", "holds something else than rows of"),
+    ("per_image", "annotations.json", "is there and no .csv"),
     ("per_image", "list.txt", "is one of the files that are read"),
     ("per_image", "to_list", "is one of the files that are read"),
     ("per_image", "to_image", "images/a.png, one of the images"), ("per_image", "hard", "images/a.png, one of the"),
@@ -79,7 +87,7 @@ def test_what_cannot_be_written_or_is_read_is_refused(flag, path, problem, folde
 
 @pytest.mark.parametrize("paths", [
     {}, {"output": "rows.jsonl"}, {"output": "empty.jsonl"}, {"output": "new/deep/rows.jsonl"},
-    {"output": "images/rows.jsonl"}, {"per_image": "protected.jsonl"}, {"per_image": "new/a.csv", "grid": "new/a.PNG"},
+    {"output": "images/rows.jsonl"}, {"per_image": "protected.csv"}, {"per_image": "new/a.csv", "grid": "new/a.PNG"},
 ])
 def test_new_files_and_earlier_results_are_accepted_and_left_as_they_are(paths, folder):
     before = sorted(folder.rglob("*"))
@@ -93,3 +101,22 @@ def test_two_results_need_two_files(folder, capsys):
     with pytest.raises(SystemExit):
         check(folder, output="rows.jsonl", per_image="same")
     assert "--per_image" in (errors := capsys.readouterr().err) and "is the file of --output too" in errors
+
+
+@pytest.mark.parametrize("paths", [{"output": "new", "per_image": "new/a.csv"}, {"output": "new/a", "grid": "new"},
+                                   {"output": "new", "cache_dir": "new"}, {"output": "new", "cache_dir": "new/deep"}])
+def test_results_that_would_lie_in_each_other_are_refused(paths, folder, capsys):
+    with pytest.raises(SystemExit):
+        check(folder, **paths)
+    errors = capsys.readouterr().err
+    assert "one would be in the other" in errors or "in the way of --cache_dir" in errors
+    assert not (folder / "new").exists()
+
+
+def test_a_relative_path_where_the_current_folder_is_gone_is_refused(tmp_path, run_script):
+    script = ("import argparse, os; from pathlib import Path; from utils import cli, output_paths\n"
+              f"os.chdir({str(tmp_path)!r}); os.rmdir({str(tmp_path)!r})\n"
+              "output_paths.check_outputs(cli.ArgumentParser(prog='x.py'), argparse.Namespace(output=Path('a')), [])")
+    result = run_script(["-c", script])
+    assert result.returncode == 2 and result.stderr.startswith("x.py: error: --output a: ")
+    assert result.stderr.count("\n") == 1

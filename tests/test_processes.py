@@ -185,3 +185,27 @@ def test_one_process_does_all_itself(monkeypatch):
     assert processes.share_out([3, 4], lambda part: [2 * item for item in part]) == [6, 8]
     assert processes.decide(lambda: 5) == 5 and processes.broadcast("x") == "x"
     assert processes.total(torch.ones(2)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("variables", "expected"), [
+    ({}, (1, 0)), ({"RANK": "1"}, (1, 0)), ({"WORLD_SIZE": ""}, (1, 0)), ({"WORLD_SIZE": "3", "RANK": "2"}, (3, 2))])
+def test_a_rank_counts_only_among_several(variables, expected, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (processes.count(), processes.rank()) == expected
+
+
+@pytest.mark.parametrize(("variables", "said"), [
+    ({"WORLD_SIZE": "abc"}, "WORLD_SIZE is 'abc'"), ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+    ({"WORLD_SIZE": "2", "RANK": "x", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK is 'x'"),
+    ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_ADDR and MASTER_PORT not set; start with `accelerate launch`")])
+def test_an_environment_that_no_launcher_makes_is_one_line(variables, said, world, tmp_path, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    result = subprocess.run([sys.executable, "train.py", *map(str, world[1]), "--fusion", "frozen", "--output_dir",
+                             str(tmp_path)], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True)
+    errors = [line for line in result.stderr.splitlines() if "error" in line or "Traceback" in line]
+    assert result.returncode in (1, 2) and len(errors) == 1 and said in errors[0], result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -336,6 +336,42 @@ def test_what_another_run_left_is_not_taken_for_this_ones(tmp_path):
     assert run_folder.feature.exists() and not run_folder.samples.exists() and not run_folder.model.exists()
 
 
+@pytest.mark.parametrize("name", ["samples", "gesture_feature.npy"])
+def test_results_of_nobody_knows_what_run_are_not_deleted(name, world, tmp_path):
+    (tmp_path / "call").mkdir()
+    (tmp_path / "call" / name).write_text("mine")
+    with pytest.raises(UserError, match=f"holds {name} but no config.json"):
+        run(world[1], tmp_path)
+    assert (tmp_path / "call" / name).read_text() == "mine"
+
+
+def test_of_links_in_a_run_only_the_links_go(world, tmp_path, capsys):
+    flags = [*world[1], *SHORT, "--num_validation_images", 1]
+    folder = run(flags, tmp_path)
+    for name in ("checkpoints", "samples", "model"):
+        (tmp_path / "elsewhere" / name).mkdir(parents=True)
+        (tmp_path / "elsewhere" / name / "mine").touch()
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).symlink_to(tmp_path / "elsewhere" / name)
+    run(flags, tmp_path, "--overwrite")
+    assert (folder / "model" / "model_index.json").is_file() and not (folder / "model").is_symlink()
+    assert sorted(path.name for path in (tmp_path / "elsewhere").rglob("mine")) == ["mine"] * 3
+    assert capsys.readouterr().err.count("was a link; what it leads to is left as it is") == 3
+
+
+def test_a_base_model_in_the_run_that_overwrite_would_delete_is_refused(finished, tiny_pipeline, capsys):
+    folder, flags = finished
+    with pytest.raises(SystemExit) as ended:
+        train.parse_args([*map(str, flags), "--overwrite", "--pretrained_model_name_or_path", str(folder / "model")])
+    assert ended.value.code == 2 and "--overwrite would delete it" in capsys.readouterr().err
+
+
+def test_an_output_folder_whose_name_is_no_utf_8_is_refused(world, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train.parse_args([*map(str, world[1]), "--output_dir", "ou\udcfft"])
+    assert ended.value.code == 2 and "--output_dir ou\\udcfft: no UTF-8" in capsys.readouterr().err
+
+
 def test_a_second_ctrl_c_leaves_at_once(run_script):
     script = ("import os, signal; from utils.interruption import Interruption\n"
               "with Interruption():\n"

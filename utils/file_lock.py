@@ -1,6 +1,7 @@
 """A lock on the outputs of a run that ends with the process that holds it, however that ends."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -34,7 +35,7 @@ def open_locked(path, name):
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # an ending run has removed the folder
-            file = open(path, "a")
+            file = open(path, "a", opener=open_regular)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if is_at(file, path):
@@ -46,6 +47,16 @@ def open_locked(path, name):
                 file.close()
                 raise UserError(f"{name}: its file system has no locks ({error.strerror}); use another one") from error
             file.close()  # its run has ended since it was opened, and removed it: a lock on it keeps nobody out
+
+
+def open_regular(path, flags):
+    """Opens a file, but neither a link nor a pipe without a reader, which would wait for one."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise UserError(f"{path} is no regular file; remove it") from error
+        raise
 
 
 def is_at(file, path):

@@ -1,12 +1,14 @@
 """The files that a script is to write where a flag says, checked before it computes for minutes."""
 
 import contextlib
+import json
 import os
 import stat
 from pathlib import Path
 
 FLAGS = ("output", "per_image", "grid", "report")
 REMEDY = "give another file"
+LONGEST_ROW = 2**20  # bytes that are looked at of the first row of a file
 
 
 def check_outputs(parser, args, folders, files=()):
@@ -15,15 +17,15 @@ def check_outputs(parser, args, folders, files=()):
     folders: those whose images the script reads; files: the other paths that it reads.
     """
     given = {flag: path for flag in FLAGS if (path := getattr(args, flag, None))}
-    taken = {}  # real path -> its flag
+    taken = {}  # flag -> real path
     for flag, path in given.items():
         try:
-            problem = find_obstacle(path, is_appended=flag == "output") or find_damage(path, folders, files)
+            problem = (find_obstacle(path, is_appended=flag == "output") or find_damage(path, folders, files)
+                       or find_clash(taken, flag, path, getattr(args, "cache_dir", None)))
+            if not problem and flag == "per_image" and path.exists() and path.suffix.lower() != ".csv":
+                problem = f"is there and no .csv; {REMEDY}"
         except (OSError, ValueError) as error:  # ValueError: an embedded NUL
             problem = f"{getattr(error, 'strerror', None) or error}; {REMEDY}"
-        other = taken.setdefault(os.path.realpath(path), flag)
-        if not problem and other != flag:
-            problem = f"is the file of --{other} too; {REMEDY}"
         if problem:
             parser.error(f"--{flag} {path}: {problem}")
     if "grid" in given and given["grid"].suffix.lower() not in (".png", ".jpg", ".jpeg"):
@@ -47,12 +49,11 @@ def find_obstacle(path, is_appended):
     if exists and is_appended:
         if not may(path, os.W_OK):
             return f"may not be written to; {REMEDY}"
-        with open(path, "rb") as file:
-            return None if file.read(1) in (b"", b"{") else f"holds something else than rows in JSON; {REMEDY}"
+        return None if holds_rows(path) else f"holds something else than rows of results; {REMEDY}"
 
     # The folder, or the nearest that is there, in which the others will be made
     folder, missing = path.parent, [path.name]
-    while not os.path.lexists(folder):
+    while not os.path.lexists(folder) and folder != folder.parent:
         folder, missing = folder.parent, [*missing, folder.name]
     if not folder.is_dir():
         return f"{folder} is no folder; {REMEDY}"
@@ -60,6 +61,30 @@ def find_obstacle(path, is_appended):
         with contextlib.suppress(FileNotFoundError):
             os.lstat(folder / name)  # OSError: a name that is too long
     return None if may(folder, os.W_OK | os.X_OK) else f"nothing may be written to the folder {folder}; {REMEDY}"
+
+
+def holds_rows(path):
+    """Whether a file is empty or begins with a row of a metric script."""
+    with open(path, "rb") as file:
+        first = file.readline(LONGEST_ROW)
+    try:
+        return not first or "script" in json.loads(first)
+    except (ValueError, TypeError, RecursionError):
+        return False
+
+
+def find_clash(taken, flag, path, cache_dir):
+    """Why `path` cannot be written beside the files of {flag: real path}, where it is added, and the cache."""
+    real = Path(os.path.realpath(path))
+    for other, file in taken.items():
+        if real == file:
+            return f"is the file of --{other} too; {REMEDY}"
+        if file in real.parents or real in file.parents:
+            return f"cannot be beside --{other} {file}, one would be in the other; {REMEDY}"
+    taken[flag] = real
+    if cache_dir and (cache := Path(os.path.realpath(cache_dir))) and (real == cache or real in cache.parents):
+        return f"is in the way of --cache_dir {cache_dir}; {REMEDY}"
+    return None
 
 
 def may(path, mode):

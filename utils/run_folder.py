@@ -2,13 +2,14 @@
 
 import datetime
 import json
+import os
 import shutil
 from pathlib import Path
 
 from tqdm import tqdm
 
 from utils import processes
-from utils.cli import UserError
+from utils.cli import UserError, warn
 from utils.file_lock import lock_outputs
 from utils.files import (
     atomic_path,
@@ -51,7 +52,8 @@ class RunFolder:
         LOADED_SETTINGS are compared as soon as they are among `settings`.
         """
         if not self.config.is_file():
-            if found := [path.name for path in (self.checkpoints, self.model) if path.exists()]:
+            of_a_run = [self.checkpoints, self.model, self.samples, *self.own_features(settings)]
+            if found := [path.name for path in of_a_run if path.exists()]:
                 raise UserError(f"{self.folder} holds {' and '.join(found)} but no config.json, so the run "
                                 "cannot go on; choose another --output_dir or add --overwrite")
             return
@@ -76,16 +78,28 @@ class RunFolder:
         if overwrite:
             stale += [self.config, self.checkpoints, self.model, self.losses, self.loss_curves, self.log_file]
         if overwrite or not self.is_begun:
-            stale.append(self.samples)
-            given = settings.get("feature_npy_path")
-            if not given or Path(given).resolve() != self.feature.resolve():
-                stale += [self.feature, self.feature.with_suffix(".json")]
+            stale += [self.samples, *self.own_features(settings)]
         for path in stale:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            self.remove(path)
         remove_leftovers(self.samples)
         write_settings(self.config, settings)
         self.has_begun = True
         self.write_log()
+
+    def own_features(self, settings):
+        """The files of the gesture feature that Stage I writes; none if that feature is what the run is given."""
+        given = settings.get("feature_npy_path")
+        is_given = given and os.path.realpath(given) == os.path.realpath(self.feature)
+        return [] if is_given else [self.feature, self.feature.with_suffix(".json")]
+
+    def remove(self, path):
+        """Removes a file or a folder; what a link leads to stays, with a warning."""
+        if path.is_symlink():
+            warn(f"{path} was a link; what it leads to is left as it is")
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
     def write_losses(self, losses):
         """{stage name: losses of its updates} as one JSON line per update."""
@@ -97,7 +111,7 @@ class RunFolder:
     def tidy(self, keep_checkpoints=False):
         """Removes the checkpoints of a finished run."""
         if self.checkpoints.is_dir() and not keep_checkpoints:
-            shutil.rmtree(self.checkpoints)
+            self.remove(self.checkpoints)
 
     def log(self, message):
         """Prints a line and keeps it, with the time, in train.log; only the first of several processes does.
