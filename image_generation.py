@@ -12,6 +12,7 @@ neither the batch size nor an interruption changes it, nor the number of process
 
 import contextlib
 import itertools
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def check_sheet(parser, args):
     """A usage error for an --img_save_path beside which no contact sheet can be written."""
     try:
         problem = output_paths.find_obstacle(sheet_path(args), is_appended=False)
-    except (OSError, ValueError) as error:  # ValueError: / has no name
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: / has no name; RuntimeError: a loop of links
         problem = getattr(error, "strerror", None) or str(error)
     if problem:
         parser.error(f"--img_save_path {args.img_save_path}: its contact sheet lies beside it, and {problem}; "
@@ -206,10 +207,21 @@ def save_sheet(args, listed, paths):
     print(f"{len(listed)} images in {args.img_save_path}, the first {len(thumbnails)} together in {grid}")
 
 
+def check_outputs(args, paths):
+    """UserError when something is in the way of a file or folder that is to be written."""
+    for path in [*paths, args.img_save_path / "generation.json"]:
+        if path.exists() and not path.is_file():
+            raise cli.UserError(f"{path}: is no regular file, which is to be written there; move it away")
+    for folder in {folder for path in paths for folder in path.parents}:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise cli.UserError(f"{folder}: is no folder, which is to be made there; move it away")
+
+
 def claim(args, paths, settings, stack):
     """Checks what an earlier run left; the folder is this run's until `stack` ends."""
     from utils.file_lock import lock_outputs
 
+    check_outputs(args, paths)
     stack.enter_context(lock_outputs(args.img_save_path))
     for folder in {path.parent for path in paths} - {args.img_save_path}:
         files.remove_leftovers(folder)

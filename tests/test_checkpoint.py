@@ -12,7 +12,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from utils.checkpoint import CheckpointFolder, digest_state, restore_stage, stage_parts
+from tests.conftest import without_rights
+from utils.checkpoint import CheckpointFolder, digest_state, remove, restore_stage, stage_parts
 from utils.fusion import TrainedFusion
 from utils.stable_diffusion import load_stable_diffusion
 from utils.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise
@@ -88,6 +89,32 @@ def test_a_damaged_newest_falls_back_with_a_warning(checkpoints, file, how):
     assert checkpoint.state["step"] == 2 and list(folder.pieces) == ["residuals/1", "residuals/2"]
     assert torch.equal(checkpoint.load("weights")["a.weight"], torch.full((3, 4), 2.0))
     assert len(checkpoints.warnings) == 1 and "step-0000003 is damaged" in checkpoints.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["step-0000003", "step-0000003/checkpoint.json"])
+@pytest.mark.parametrize("kind", ["file", "folder", "loop", "link to a folder"])
+def test_an_entry_of_a_wrong_kind_is_passed_over_and_replaced(checkpoints, tmp_path, name, kind):
+    path = checkpoints.folder / name
+    checkpoints.folder.joinpath("step-5").touch()  # no checkpoint's name
+    remove(path)
+    if kind == "file":
+        path.touch()
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if kind == "loop" else tmp_path)
+    for number in (3, 4):
+        folder = reopen(checkpoints)
+        assert folder.newest().state["step"] == number - 1
+        folder.write(number, parts(number), STATE)
+    assert folder.steps() == [3, 4] and folder.newest().state["step"] == 4
+    assert checkpoints.folder.exists()
+
+
+def test_what_may_not_be_read_is_not_taken_for_damaged(checkpoints):
+    (checkpoints.folder / "step-0000003" / "checkpoint.json").chmod(0)
+    with without_rights(), pytest.raises(PermissionError):
+        reopen(checkpoints).newest()
 
 
 @pytest.mark.parametrize(("name", "value"), [

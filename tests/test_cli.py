@@ -69,6 +69,14 @@ def test_a_wrong_argument_costs_one_line_and_status_2(capsys, argv):
     assert message[:-1].isprintable()
 
 
+def test_a_current_folder_that_is_gone_is_said_at_once(capsys, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    message = parse_error(capsys, cli.ArgumentParser(prog="thing.py"), [])
+    assert message == "thing.py: error: the current folder is gone; change to another one (see --help)\n"
+
+
 def test_help_keeps_the_docstring_and_shows_defaults_that_say_something():
     parser = cli.ArgumentParser("One sentence.\n\n    python thing.py --seed 1\n", prog="thing.py")
     cli.add_common_flags(parser)
@@ -140,6 +148,16 @@ def run_code(body, stdout=subprocess.PIPE, debug=False, flags="", close=(), **en
 @pytest.mark.parametrize(("body", "status", "line"), [
     ("raise cli.UserError('a.json: no names\\nnext line')", 1, "a.json: no names\\nnext line"),
     ("open('/nonexistent/file')", 1, "/nonexistent/file: No such file or directory; give a path that exists"),
+    ("open('/dev')", 1, "/dev: Is a directory; a folder is in the way; move it away"),
+    ("open('x' * 300)", 1, f"{'x' * 300}: File name too long; give a shorter name"),
+    ("os.mkdir('/dev')", 1, "/dev: File exists; something else has that name, perhaps a link that leads nowhere; "
+                            "remove it"),
+    ("import errno\nraise OSError(errno.ELOOP, 'Loop', 'a')", 1, "a: Loop; a link leads to itself; remove it"),
+    ("import tempfile\nos.chdir(tempfile.mkdtemp())\nos.rmdir(os.getcwd())\nPath('a').absolute()", 1,
+     "the current folder is gone; change to another one"),
+    ("raise FileNotFoundError(2, 'No such thing')", 1, "No such thing; give a path that exists"),
+    ("Error = type('InductorError', (RuntimeError,), {'__module__': 'torch._inductor.exc'})\n"
+     "raise Error('no compiler\\nMore')", 1, "torch.compile failed (no compiler); leave out --compile"),
     ("raise OSError('something odd')", 1, "something odd"),
     ("raise KeyboardInterrupt", 130, "interrupted"),
 ])
@@ -186,10 +204,13 @@ def test_a_broken_pipe_elsewhere_is_reported():
     assert (result.returncode, result.stderr) == (1, "error: Broken pipe\n")
 
 
-@pytest.mark.parametrize("body", ["print('lost')", "cli.print_lines(['lost'])"])
-def test_output_that_cannot_be_written_is_an_error(body):
+@pytest.mark.parametrize(("body", "environment"), [
+    ("print('lost')", {}), ("cli.print_lines(['lost'])", {}), ("print('lost' * 9000)", {}),
+    ("print('lost')", {"PYTHONUNBUFFERED": "1"}),
+])
+def test_output_that_cannot_be_written_is_an_error(body, environment):
     with open("/dev/full", "w") as full:
-        result = run_code(body, stdout=full)
+        result = run_code(body, stdout=full, **environment)
     assert (result.returncode, result.stderr) == (1, "error: standard output: No space left on device; make room, or "
                                                      "give a place that has more\n")
 

@@ -241,7 +241,7 @@ def test_a_metric_with_cache_and_rows(tmp_path, capsys):
                 "--region", "full", "--device", "cpu", "--num_workers", 1, "--cache_dir", folder / "cache",
                 "--output", folder / "results.jsonl"]
 
-    earlier = json.dumps({"name": "an earlier row"}) + "\n"
+    earlier = json.dumps({"script": "cal_fid.py", "name": "an earlier row"}) + "\n"
     for size in (PAGE, 3 * PAGE, 5 * PAGE):
         with disk(tmp_path / "disk", size) as is_real:
             results = tmp_path / "disk" / "results.jsonl"

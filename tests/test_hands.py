@@ -1,5 +1,6 @@
 """Hand detection: MediaPipe itself, on rendered hands."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -165,6 +166,17 @@ def test_missing_mediapipe_is_said_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(UserError, match="needs mediapipe.*install requirements.txt"):
         detect_hands(Image.new("RGB", (8, 8)), max_num_hands=7)  # a detector that no other test has made
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_backend_of_matplotlib_that_is_not_there_does_not_matter(folder, num_workers):
+    paths = list(map(str, list_images(folder)))[:2]
+    code = ("from utils import cli, hands\n"
+            f"detect = lambda _: print([len(hands) for _, hands in hands.detect_folder({paths}, {num_workers})])\n"
+            "cli.run_main(detect, None)")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                            env={**os.environ, "MPLBACKEND": "foo"})
+    assert (result.returncode, result.stdout) == (0, "[1, 1]\n"), result.stderr
 
 
 # Results kept in a folder

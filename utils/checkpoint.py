@@ -21,6 +21,7 @@ STATE_FILE = "checkpoint.json"
 STAGES = ("Stage II", "Stage III")
 KEPT = 2
 BLOCK = 1 << 24  # bytes read at once for a checksum
+WRONG_KIND = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)  # nothing, a file, a folder, a link to itself
 
 
 @dataclass
@@ -69,6 +70,8 @@ class CheckpointFolder:
         `state` says at least the "stage", one of STAGES. The folder appears by one rename, after everything in it
         has reached the disk. When the disk is full, an OSError names it, and what was there before is untouched.
         """
+        if not self.path_of(step).is_dir():
+            remove(self.path_of(step))  # a file found damaged, which no folder can be renamed over
         with atomic_path(self.path_of(step)) as temporary:
             temporary.mkdir()
             files = {}
@@ -84,7 +87,7 @@ class CheckpointFolder:
         # A newer one is left only when it was found damaged and the run went on from an older one.
         older = [number for number in self.steps() if number < step and number not in self.damaged]
         for number in set(self.steps()) - {step} - set(older[-(KEPT - 1):]):
-            shutil.rmtree(self.path_of(number))
+            remove(self.path_of(number))
 
     def newest(self):
         """The newest whole checkpoint, or None. A damaged one is warned of and passed over; leftovers go.
@@ -92,12 +95,14 @@ class CheckpointFolder:
         OSError where one cannot be read.
         """
         for leftover in self.folder.rglob(".tmp-*"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            remove(leftover)
         steps = self.steps()
         for step in reversed(steps):
             try:
                 state = self.check(step)
-            except (UserError, FileNotFoundError) as error:  # what cannot be read now may be whole
+            except (UserError, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in WRONG_KIND:  # what cannot be read may be whole
+                    raise
                 self.damaged.add(step)
                 next_one = "starting anew" if step == steps[0] else "going back to the one before"
                 self.warn(f"warning: {self.path_of(step)} is damaged ({error}); {next_one}")
@@ -107,7 +112,7 @@ class CheckpointFolder:
         return None
 
     def check(self, step):
-        """The state of a checkpoint. UserError or FileNotFoundError when a file is damaged or missing."""
+        """The state of a checkpoint. UserError or OSError when a file is damaged, missing or no file."""
         path = self.path_of(step)
         state = read_json(path / STATE_FILE)
         check_state(state, step)
@@ -121,11 +126,16 @@ class CheckpointFolder:
 
     def steps(self):
         """The step numbers of all checkpoints, ascending."""
-        found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
+        found = (re.fullmatch(r"step-(\d{7,})", path.name) for path in self.folder.glob("step-*"))
         return sorted(int(match[1]) for match in found if match)
 
     def path_of(self, step):
         return self.folder / f"step-{step:07d}"
+
+
+def remove(path):
+    """Removes a folder, or a file or link, if it is there."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def digest_state(state):

@@ -24,7 +24,12 @@ REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or give a place that has more"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions, or give another path"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "give a path that exists"),
+    errno.EEXIST: "something else has that name, perhaps a link that leads nowhere; remove it",
+    errno.EISDIR: "a folder is in the way; move it away",
+    errno.ELOOP: "a link leads to itself; remove it",
+    errno.ENAMETOOLONG: "give a shorter name",
 }  # of what the system refuses
+FOLDER_GONE = "the current folder is gone; change to another one"
 
 
 class UserError(Exception):
@@ -62,6 +67,12 @@ class ArgumentParser(argparse.ArgumentParser):
         module = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`; a script has none
         prog = prog or (f"python -m {module.name.removesuffix('.__main__')}" if module else None)
         super().__init__(prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+
+    def parse_args(self, args=None, namespace=None):
+        args = super().parse_args(args, namespace)
+        if current_folder_is_gone():  # no relative path leads anywhere, and torch would end the process
+            self.error(FOLDER_GONE)
+        return args
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see --help)\n")
@@ -258,6 +269,7 @@ def run_main(main, args, goes_on=False):
     """
     if os.environ.get("RANK", "0") != "0":
         os.environ["TQDM_DISABLE"] = "1"
+    os.environ["MPLBACKEND"] = "agg"  # nothing opens a window; Jupyter's backend is known to its own processes only
     prepare_streams()
     try:
         with signals.raised():
@@ -309,6 +321,8 @@ def describe_error(error):
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return 1, "too little memory; use a smaller batch, fewer workers or fewer images (--debug shows where)"
+    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+        return 1, f"torch.compile failed ({first_line(error)}); leave out --compile"
     fault = f"{name}: {first_line(error)}" if str(error).strip() else name
     return 1, f"internal error: {fault} (a fault of this program; --debug shows where; please report it)"
 
@@ -317,13 +331,33 @@ def describe_os_error(error):
     """As describe_error, of an OSError: of a write that failed for want of a reader nothing is to be said."""
     name = error.filename
     reader_gone = isinstance(error, BrokenPipeError) and output_has_no_reader()
-    if not flush(sys.stdout):
+    if not flush(sys.stdout) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) and output_is_full():
         name = name or "standard output"
     if reader_gone:
         return 141, None
+    if name is None and isinstance(error, FileNotFoundError) and current_folder_is_gone():
+        return 1, FOLDER_GONE
     reason = error.strerror or str(error) or type(error).__name__
     remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
     return 1, (reason if name is None else f"{name}: {reason}") + remedy
+
+
+def output_is_full():
+    """Whether standard output takes nothing, also where what it refused was not kept, so that a flush succeeds."""
+    try:
+        os.write(1, b"")
+        disk = os.fstatvfs(1)  # of a pipe it has no blocks at all
+    except OSError:
+        return True
+    return disk.f_bavail == 0 < disk.f_blocks
+
+
+def current_folder_is_gone():
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def output_has_no_reader():
