@@ -133,12 +133,12 @@ def compare_pairs(paths, captions, clip, batch_size):
 
 
 def count_hands(paths, similarities, num_workers):
-    """Number of hands in each image; None for those that could not be read."""
+    """Number of hands in each image; None for those that could not be read, or have gone since."""
     from utils.hands import detect_folder
 
     readable = [path for path, value in zip(paths, similarities, strict=True) if value is not None]
-    hands = iter(detect_folder(readable, num_workers))
-    return [None if value is None else len(next(hands)[1]) for value in similarities]
+    hands = {path: None if found is None else len(found) for path, found in detect_folder(readable, num_workers)}
+    return [None if value is None else hands[path] for path, value in zip(paths, similarities, strict=True)]
 
 
 def summarize(similarities, among_captions, captions, is_cut, hands, phrase):
@@ -156,9 +156,9 @@ def summarize(similarities, among_captions, captions, is_cut, hands, phrase):
            "duplicate_rate": (count - len(set(texts))) / count}
     if phrase:
         row["phrase_coverage"] = sum(has_phrase_once(text, phrase) for text in texts) / count
-    if hands:
-        row["num_without_hand"] = sum(hands[i] == 0 for i in used)
-        row["detection_rate"] = 1 - row["num_without_hand"] / count
+    if looked := [hands[i] for i in used if hands[i] is not None] if hands else []:
+        row["num_without_hand"] = looked.count(0)
+        row["detection_rate"] = 1 - row["num_without_hand"] / len(looked)
     return row
 
 
@@ -196,12 +196,19 @@ def write_per_image(path, paths, captions, similarities, is_cut, hands, phrase):
 
 
 def save_grid(path, paths, captions, similarities):
-    """The pairs with the lowest similarity on one sheet, the lowest first."""
-    from utils.images import contact_sheet, fit_square, open_image, save_image
+    """The pairs with the lowest similarity on one sheet, the lowest first; blank where an image has gone since."""
+    from PIL import Image
+
+    from utils.image_opening import try_to_open
+    from utils.images import contact_sheet, fit_square, save_image
 
     used = [i for i, value in enumerate(similarities) if value is not None]
     lowest = sorted(used, key=lambda i: similarities[i])[:GRID_PAIRS]
-    tiles = [fit_square(open_image(paths[i]), GRID_PIXELS) for i in lowest]
+    opened = [try_to_open(paths[i]) for i in lowest]
+    for error in (image for image in opened if isinstance(image, cli.UserError)):
+        cli.warn(f"skipped: {error}")
+    blank = Image.new("RGB", (1, 1), "white")
+    tiles = [fit_square(blank if isinstance(image, cli.UserError) else image, GRID_PIXELS) for image in opened]
     texts = [f"{similarities[i]:.3f} {textwrap.shorten(captions[i], GRID_CHARACTERS)}" for i in lowest]
     save_image(contact_sheet(tiles, GRID_COLUMNS, texts), path)
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import BLIP2
 import PaliGemma
@@ -272,8 +273,9 @@ def test_a_config_that_is_none_is_one_line_with_the_part_and_asks_nobody(file, c
 
 @pytest.mark.parametrize(("file", "change", "said"), [
     ("config.json", {"text_config": {**QUANTIZED}}, "quantized"),
-    ("tokenizer_config.json", {"model_max_length": "x"}, "the tokenizer does not work"),
-    ("tokenizer_config.json", {"pad_token": "no such token"}, "the tokenizer does not work"),
+    *(("tokenizer_config.json", {"model_max_length": length}, "model_max_length") for length in ("77", 0, 1)),
+    ("tokenizer_config.json", {"pad_token": None}, "the tokenizer does not work"),
+    ("tokenizer_config.json", {"pad_token": "no such token"}, "use the tokenizer the model was trained"),
     ("preprocessor_config.json", {"do_center_crop": False}, "the model does not work"),
 ])
 def test_a_clip_that_does_not_fit_together_is_one_line(file, change, said, tmp_path, asked):
@@ -283,6 +285,15 @@ def test_a_clip_that_does_not_fit_together_is_one_line(file, change, said, tmp_p
     with pytest.raises(UserError, match=said):
         load_clip(str(folder), fetch_transformers_folder(str(folder), "clip"), "cpu")
     assert asked == []
+
+
+def test_a_clip_that_computes_no_numbers_is_named(tmp_path):
+    folder = tiny_captioners.build_tiny_clip(tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    weights["visual_projection.weight"].fill_(torch.nan)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"{folder}: what the model computes is not a number"):
+        load_clip(str(folder), folder, "cpu")
 
 
 def test_too_little_memory_of_a_cpu_is_said_with_the_flag_that_helps(models, monkeypatch):

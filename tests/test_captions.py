@@ -97,13 +97,17 @@ def test_a_caption_becomes_one_printable_line(text, clean, tmp_path):
 
 def test_names_that_a_list_cannot_hold_are_left_out(data, capsys):
     images = data / "call" / "train" / "images"
-    for name in ("two\nlines.png", "\ufeffmark.png", os.fsdecode(b"latin\xe9.png"), " spaces  in it .png", "-dash.png"):
+    breaks = "a\x0bb\x0cc\x1cd\x1de\x1ef\x85g\u2028h\u2029.png"  # in the eyes of str.splitlines alone
+    for name in (breaks, "two\nlines.png", "\ufeffmark.png", os.fsdecode(b"latin\xe9.png"), " spaces  in it .png",
+                 "-dash.png"):
         write_image(images, name, "red")
     run(data)
     names, _ = read_aligned(*(data / "call" / "train" / f"Namer_{kind}.txt" for kind in ("filenames", "captions")))
-    assert names == sorted([" spaces  in it .png", "-dash.png", *(f"{i}_{c}.png" for i, c in enumerate(COLORS))])
+    assert names == sorted([breaks, " spaces  in it .png", "-dash.png",
+                            *(f"{i}_{c}.png" for i, c in enumerate(COLORS))])
     warnings = capsys.readouterr().err.splitlines()
     assert sum("cannot stand in a list" in line for line in warnings) == 3
+    assert run(data) is None
 
 
 # Alignment
@@ -147,6 +151,17 @@ def test_nothing_but_corrupt_images_is_an_error(data):
         path.write_bytes(b"")
     with pytest.raises(UserError, match="none of its images has a caption"):
         run(data)
+
+
+def test_when_all_images_are_damaged_later_the_earlier_lists_stay(data):
+    run(data)
+    before = lists(data)
+    for path in (data / "call" / "train" / "images").iterdir():
+        path.write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(UserError, match="none of its images has a caption"):
+            run(data)
+        assert lists(data) == before
 
 
 def test_empty_caption_gets_one_more_chance_with_a_seed_of_the_image_then_is_left_out(data, capsys):
@@ -332,7 +347,9 @@ def test_a_damaged_journal_is_named_with_its_line(data):
     run(data)
     journal = data / "call" / "train" / "Namer_captions.jsonl"
     settings, *batches = journal.read_text().splitlines()
-    for line in ("{", "[]", '{"batch": 1}', '{"batch": [{"caption": "a"}]}'):
+    records = [json.dumps({"batch": [{"name": "a.png", "stamp": None, "caption": text}]})
+               for text in ("", "\u2028", "a\nb", "a\r", "\0")]
+    for line in ("{", "[]", '{"batch": 1}', '{"batch": [{"caption": "a"}]}', *records):
         journal.write_text("\n".join([settings, line, *batches]) + "\n")
         with pytest.raises(UserError, match="Namer_captions.jsonl, line 2: not what a captioner writes"):
             run(data)

@@ -200,6 +200,27 @@ def test_without_hands_gesture_or_duplicates_asked_for_only_the_published_number
     assert "phrase" not in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_an_image_that_goes_before_hands_are_looked_for_counts_for_no_hand(data, clip_folder, tmp_path, monkeypatch,
+                                                                            capsys):
+    root = shutil.copytree(data, tmp_path / "data")
+    compare = dataset_evaluate.compare_pairs
+
+    def compare_and_delete(paths, *rest):
+        compared = compare(paths, *rest)
+        paths[0].unlink()
+        return compared
+
+    monkeypatch.setattr(dataset_evaluate, "compare_pairs", compare_and_delete)
+    args = arguments(root, clip_folder, "--output", root / "rows.jsonl", "--per_image", root / "scores.csv",
+                     "--grid", root / "grid.png")
+    dataset_evaluate.main(dataset_evaluate.parse_args([str(arg) for arg in args[1:]]))
+    row = json.loads((root / "rows.jsonl").read_text())
+    assert (row["num_pairs"], row["num_without_hand"], row["detection_rate"]) == (6, 4, pytest.approx(1 / 5))
+    with open(root / "scores.csv", newline="", encoding="utf-8") as file:
+        assert [line["num_hands"] for line in csv.DictReader(file)] == ["", "0", "0", "", "0", "0", "1"]
+    assert capsys.readouterr().err.count("image 0.png: no such file") == 2 and (root / "grid.png").is_file()
+
+
 def test_results_are_saved_when_the_reader_of_the_numbers_has_gone(data, clip_folder, tmp_path):
     rows, scores, grid = tmp_path / "rows.jsonl", tmp_path / "scores.csv", tmp_path / "lowest.png"
     args = arguments(data, clip_folder, "--no_hands", "--output", rows, "--per_image", scores, "--grid", grid)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +148,15 @@ def test_a_clip_tokenizer_counts_in_place_of_the_estimate(enrich, data, tiny_pip
 
 
 # A server
+
+
+@pytest.mark.parametrize("length", ["77", 0, 1])
+def test_a_tokenizer_without_room_for_a_word_is_refused(data, tiny_pipeline, tmp_path, length):
+    folder = shutil.copytree(tiny_pipeline / "tokenizer", tmp_path / "tokenizer")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": length}))
+    with pytest.raises(UserError, match=f"model_max_length of its tokenizer is '{length}'"):
+        run_rules(data, "--tokenizer", folder)
 
 
 def test_answers_of_a_server_are_checked_asked_again_and_left_to_the_rules(enrich, data):
@@ -343,7 +353,8 @@ def test_files_that_do_not_fit_are_named_and_left_alone(data, name, text, words)
 def test_rows_that_do_not_belong_to_the_captions_are_made_again(data):
     file = EnrichedFile(data / "call/train", "BLIP2", SETTINGS)
     row = {"line": 1, "outcome": "rules", "caption": CAPTIONS[0], "enriched": BY_RULES[0]}
-    for bad in ({**row, "line": 9}, {**row, "caption": "x"}, {**row, "enriched": "x"}, {**row, "line": 2}, row):
+    for bad in ({**row, "line": 9}, {**row, "caption": "x"}, {**row, "enriched": "x"}, {**row, "line": 2},
+                {**row, "rule": []}, row):
         file.append(bad)
     assert file.rows == {1: row}
     assert EnrichedFile(data / "call/train", "BLIP2", SETTINGS).rows == {1: row}
@@ -355,6 +366,10 @@ def test_a_finished_list_without_the_phrase_is_an_error(enrich, data):
     path.write_text(path.read_text(encoding="utf-8").replace(PHRASE, "waving", 1), encoding="utf-8")
     result = enrich("--backend", "rules")
     assert result.returncode == 1 and "BLIP2_enriched.txt, line 1" in result.stderr
+    assert "correct or delete the list and run again" in result.stderr
+    path.unlink()
+    run_rules(data)
+    assert PHRASE in lines_of(path)[0]
 
 
 def test_no_list_appears_unless_every_line_carries_the_phrase(data):

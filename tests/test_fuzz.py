@@ -246,8 +246,9 @@ def test_caches(file, data, places, capsys):
 
     file.write_bytes(b"x")
     cache = FolderCache(file.parent / "cache", "kind", [file], {})
-    cache.add(0, Block({"a": np.arange(5.0)}))
-    cache.finish()
+    block = Block({"a": np.arange(5.0)})
+    cache.add(0, block)
+    cache.finish({0: block})
     written = bytearray(cache.file.read_bytes())
     for place, value in places:
         written[place % len(written)] = value

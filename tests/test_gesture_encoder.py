@@ -170,7 +170,8 @@ def test_of_two_hands_the_gesturing_one_is_measured(pair):
 
 
 def test_the_annotated_hand_is_measured_whatever_its_fingers(pair):
-    for boxes, num_out in (([LEFT], 5), ([RIGHT], 4), ([[0.9, 0.9, 0.1, 0.1], RIGHT], 4)):
+    for boxes, num_out in (([LEFT], 5), ([RIGHT], 4), ([[0.9, 0.9, 0.1, 0.1], RIGHT], 4),
+                           ([[0, 0, 10**200, 10**200], LEFT], 5)):
         found, counts = encode_pair(pair, "palm", boxes)
         assert found == num_out
         assert (counts["num_used"], counts["num_by_annotation"], counts["num_elsewhere"]) == (1, 1, 0)

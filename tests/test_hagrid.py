@@ -192,7 +192,7 @@ def test_a_link_of_an_image_that_is_taken_again_is_made_anew(download, tmp_path)
 def test_an_image_too_long_for_a_jpeg_is_named(tmp_path):
     Image.new("RGB", (70_000, 20)).save(tmp_path / "long.png")
     problem = hagrid.take_image("long.png", tmp_path, tmp_path / "taken", 64, link=False)
-    assert problem.startswith(f"{tmp_path / 'long.png'}: cannot be saved") and not list((tmp_path / "taken").iterdir())
+    assert problem.startswith(f"{tmp_path / 'long.png'}: cannot be saved") and not list(tmp_path.glob("taken/*"))
 
 
 def test_the_number_of_processes_changes_nothing(download, tmp_path, monkeypatch):
@@ -261,6 +261,13 @@ def test_a_set_without_its_counterpart_or_made_otherwise_is_left_alone(download,
     (tmp_path / "call/train/selection.json").unlink()
     assert "was not selected from HaGRID; use --overwrite" in error_line(capfd, download, tmp_path)
     assert (tmp_path / "call/train/BLIP2_captions.txt").exists()
+
+
+def test_a_link_to_itself_is_no_set_and_gives_way_to_one(download, tmp_path, capfd):
+    (tmp_path / "call").mkdir()
+    (tmp_path / "call" / "train").symlink_to("train")
+    assert "call/train exists and was not selected from HaGRID; use" in error_line(capfd, download, tmp_path)
+    assert len(select(download, tmp_path, "--overwrite")["train"]) == 12
 
 
 def test_one_set_alone_can_be_selected(download, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import resource
 import zlib
 
@@ -256,6 +257,9 @@ def test_an_image_that_cannot_be_saved_leaves_the_former_one(tmp_path):
     assert os.listdir(tmp_path) == ["a.jpg"]
     with pytest.raises(UserError, match="a.bmp"):
         images.save_image(Image.new("RGB", (8, 8)), tmp_path / "a.bmp")
+    images.save_image(Image.new("RGB", (65_500, 1)), tmp_path / "a.jpg")
+    with pytest.raises(UserError, match="a.jpg: 65501×1 pixels are too many for a JPEG.* ends in .png"):
+        images.save_image(Image.new("RGB", (65_501, 1)), tmp_path / "a.jpg")
 
 
 def test_a_contact_sheet_holds_every_image_in_its_cell():
@@ -273,6 +277,7 @@ def test_captions_stand_below_their_images_and_inside_their_columns():
     below = sheet[4 + 20:] < 128  # rows of text: dark
     assert below[:, 4:64].sum() > 50 and below[:, 66:].sum() == 0
     assert len(sheet) > 4 + 20 + 2 * 10  # more than one line
+    assert images.contact_sheet(cells, 2, ["a" * 1_100_000, ""]).width == 2 + 2 * 62
 
 
 def test_a_contact_sheet_needs_images_and_matching_captions():
@@ -335,12 +340,14 @@ def test_read_aligned_refuses_lists_of_different_lengths(tmp_path):
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["", ".", "/etc/passwd", "..", "../a", "a/../../b", "a/..", "a\0b", "out/a"])
+@pytest.mark.parametrize("name", ["", ".", "/etc/passwd", "..", "../a", "a/../../b", "a/..", "a\0b", "out/a", "loop/a",
+                                  "loop/a/b"])
 def test_safe_join_refuses_names_that_leave_the_folder(tmp_path, name):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "out").symlink_to(tmp_path)
-    with pytest.raises(UserError):
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=re.escape(repr(name))):
         images.safe_join(folder, name)
 
 

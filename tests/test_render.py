@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -68,6 +69,13 @@ def test_a_split_made_with_other_settings_is_not_replaced(rendered, run_script):
     other = render(run_script, rendered, "--malformed", "0.1")
     assert other.returncode == 1 and "--overwrite" in other.stderr and other.stderr.count("\n") == 1
     assert {path: path.read_bytes() for path in rendered.rglob("*.*")} == before
+
+
+def test_a_test_split_made_otherwise_is_refused_before_anything_is_rendered(rendered, tmp_path):
+    shutil.copytree(rendered / "call" / "test", tmp_path / "call" / "test")
+    with pytest.raises(UserError, match="call/test exists and was made otherwise"):
+        render_script.main(render_script.parse_args(["--gesture", "call", "--seed", "1", "--data_dir", str(tmp_path)]))
+    assert not (tmp_path / "call" / "train").exists()
 
 
 def test_a_second_run_on_the_same_gesture_is_refused_and_changes_nothing(rendered):

@@ -193,6 +193,8 @@ BAD_CONFIGS = [  # file, the whole of it or what changes in it, what the message
     ("tokenizer/tokenizer_config.json", "x", "tokenizer_config.json"),
     ("tokenizer/tokenizer_config.json", {"model_max_length": "x"}, "the tokenizer does not work"),
     ("tokenizer/tokenizer_config.json", {"model_max_length": 0}, "tokenizer and text_encoder computes"),
+    ("tokenizer/tokenizer_config.json", {"model_max_length": 1}, "tokenizer and text_encoder"),
+    ("tokenizer/tokenizer_config.json", {"extra_special_tokens": ["<new>"]}, "use the tokenizer the model was trained"),
     ("tokenizer/tokenizer_config.json", {"pad_token": None}, "tokenizer and text_encoder does not work"),
 ]
 

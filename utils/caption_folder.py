@@ -17,13 +17,18 @@ from utils.journal import Journal
 NO_CAPTION = "no caption in two attempts"
 
 
+def is_line(text):
+    """Whether a text is one line to `images.read_lines`, which knows fewer line breaks than str.splitlines."""
+    return bool(text.strip()) and not set(text) & set("\0\n\r")
+
+
 def is_listable(name):
     """Whether a file name can stand in a list of UTF-8 lines and be read back."""
     try:
         name.encode()
     except UnicodeEncodeError:
         return False
-    return not any(c in name for c in "\n\r") and not name.startswith("\N{ZERO WIDTH NO-BREAK SPACE}")
+    return is_line(name) and not name.startswith("\N{ZERO WIDTH NO-BREAK SPACE}")
 
 
 def file_stamp(path):
@@ -39,9 +44,9 @@ def check_record(record):
     """The record. ValueError, LookupError or TypeError unless it has a name, a stamp, and a caption or a problem."""
     texts = {key: record[key] for key in ("name", "caption", "problem") if key in record}
     stamp = record["stamp"]
-    is_line = all(isinstance(text, str) and len(text.splitlines()) == 1 for text in texts.values())
+    are_lines = all(isinstance(text, str) and is_line(text) for text in texts.values())
     str.encode(record.get("caption", ""))  # ValueError: half of a surrogate pair, which no list can hold
-    if not is_line or len(texts) != 2 or "name" not in texts or not (stamp is None or isinstance(stamp, list)):
+    if not are_lines or len(texts) != 2 or "name" not in texts or not (stamp is None or isinstance(stamp, list)):
         raise ValueError("not a record of an image")
     return record
 
@@ -98,10 +103,10 @@ class CaptionFolder:
     def append(self, settings, records):
         """Adds the records of a batch, which are on the disk afterwards.
 
-        The list goes first where an image has taken the place of another one: a killed run would leave its former
-        caption, as if nothing was to be done.
+        The list goes first where an image that has taken the place of another one has a caption: a killed run would
+        leave the former one, as if nothing was to be done.
         """
-        if not self.journal.anew and any(record["name"] in self.records for record in records):
+        if not self.journal.anew and any("caption" in record and record["name"] in self.records for record in records):
             self.captions_list.unlink(missing_ok=True)
         self.journal.append(settings, {"batch": records})
         self.journal.sync()

@@ -43,7 +43,8 @@ class EnrichedFile:
         line = row["line"]
         str.encode(row["enriched"])  # ValueError: half of a surrogate pair, which no list can hold
         is_valid = (1 <= line <= len(self.captions) and row["caption"] == self.captions[line - 1]
-                    and has_phrase_once(row["enriched"], self.settings["phrase"]) and isinstance(row["outcome"], str))
+                    and has_phrase_once(row["enriched"], self.settings["phrase"]) and isinstance(row["outcome"], str)
+                    and isinstance(row.get("rule", ""), str))
         return {line: row} if is_valid else {}
 
     @property

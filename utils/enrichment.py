@@ -156,8 +156,9 @@ def hold_unanswered(rows):
 
 def check_coverage(captions, enriched, phrase, name):
     """UserError, naming the first line, unless every one of `captions` has a line with the phrase exactly once."""
+    remedy = "nothing was written: correct or delete the list and run again, or make it anew with --overwrite"
     if len(captions) != len(enriched):
-        raise UserError(f"{name}: {len(enriched)} lines for {len(captions)} captions; nothing was written")
+        raise UserError(f"{name}: {len(enriched)} lines for {len(captions)} captions; {remedy}")
     for line, text in enumerate(enriched, 1):
         if not has_phrase_once(text, phrase) or to_one_line(text) != text:
-            raise UserError(f"{name}, line {line}: {text!r} does not carry {phrase!r} once; nothing was written")
+            raise UserError(f"{name}, line {line}: {text!r} does not carry {phrase!r} once; {remedy}")

@@ -63,7 +63,7 @@ def mean_feature(hands, kind):
 
 def _overlap(hand, box):
     """Intersection over union of the box around a Hand's landmarks and an annotated [x, y, width, height]."""
-    (x0, y0, x1, y1), (left, top, width, height) = hand.box, box
+    (x0, y0, x1, y1), (left, top, width, height) = hand.box, map(float, box)
     shared = max(0.0, min(x1, left + width) - max(x0, left)) * max(0.0, min(y1, top + height) - max(y0, top))
     union = (x1 - x0) * (y1 - y0) + width * height - shared
     return shared / union if union > 0 else 0.0

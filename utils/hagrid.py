@@ -13,6 +13,7 @@ show the same people. The same seed gives the same images, whatever the order of
 
 import collections
 import functools
+import os
 import random
 import shutil
 import sys
@@ -133,11 +134,8 @@ def take_image(name, source, destination, resolution, link):
     if resolution:
         try:
             save_image(shrink(image, resolution), destination / f"{path.stem}.jpg")
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            # Of an image that is longer than JPEG's 65,500 pixels
-            return f"{path}: cannot be saved as JPEG ({error}); replace or remove the file"
+        except cli.UserError:
+            return f"{path}: cannot be saved as JPEG, which it is too long for; replace or remove the file"
     elif link:
         (destination / name).unlink(missing_ok=True)  # it is there when the process died of a later image
         (destination / name).symlink_to(path.resolve())
@@ -176,7 +174,7 @@ def take_images(names, count, take, num_workers, label):
 def is_selected(folders, settings):
     """Whether all that is wanted is there, made with these settings. UserError if there is anything else."""
     remedy = "use --overwrite or another --data_dir"
-    there = [folder for folder in folders.values() if folder.exists()]
+    there = [folder for folder in folders.values() if os.path.lexists(folder)]
     for folder in there:
         path = folder / "selection.json"
         old = files.read_json(path) if path.is_file() else None
@@ -244,7 +242,7 @@ def select_gesture(args, gesture):
 
     source, names, records = find_candidates(args, gesture)
     for folder in folders.values():  # which are about to be replaced
-        if source.resolve().is_relative_to(folder.resolve()):
+        if source.resolve().is_relative_to(os.path.realpath(folder)):  # of a loop of links, too
             raise cli.UserError(f"{source}: these images lie in {folder}, where the selection is to go; give another "
                                 "--data_dir")
     persons = {stem: records[stem]["user_id"] if records else stem for stem in names}
@@ -261,7 +259,7 @@ def select_gesture(args, gesture):
                     files.write_json(beside / split / "annotations.json", annotations)
                 files.write_json(beside / split / "selection.json", summary)
             for split, folder in folders.items():
-                if folder.exists():  # out of the way first, to go with the rest: nothing is lost if it cannot
+                if os.path.lexists(folder):  # out of the way first, to go with the rest: nothing is lost if it cannot
                     folder.replace(beside / f"former_{split}")
                 if split in taken:
                     (beside / split).replace(folder)

@@ -11,6 +11,8 @@ import torch
 import transformers
 from PIL import Image
 
+from utils.cli import UserError
+from utils.clip_tokens import check_max_length, check_vocabulary
 from utils.device import explain_out_of_memory, has_bf16, resolve_device
 from utils.hub import WEIGHTS, load_model, load_part
 
@@ -147,6 +149,7 @@ def load_captioner(captioner, name, folder, device, dtype):
 class Clip:
     """CLIP in fp32; embeddings are unit vectors, float64 on the CPU."""
 
+    name: str
     model: transformers.CLIPModel
     image_processor: object
     tokenizer: object
@@ -179,7 +182,10 @@ class Clip:
 
     def to_unit(self, outputs):
         vectors = outputs.pooler_output.double().cpu()
-        return (vectors / vectors.norm(dim=1, keepdim=True)).numpy()
+        vectors = vectors / vectors.norm(dim=1, keepdim=True)
+        if not vectors.isfinite().all():
+            raise UserError(f"{self.name}: what the model computes is not a number; fetch it again, or give another")
+        return vectors.numpy()
 
     def are_cut(self, texts):
         """Whether each text has more than max_length tokens."""
@@ -192,7 +198,9 @@ def load_clip(name, folder, device):
     device = resolve_device(device)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     model = load_model(name, folder, "model", transformers.CLIPModel, torch.float32)
-    clip = Clip(model.to(device), load_image_processor(name, folder), load_tokenizer(name, folder))
+    clip = Clip(name, model.to(device), load_image_processor(name, folder), load_tokenizer(name, folder))
+    check_max_length(name, clip.tokenizer)
+    check_vocabulary(name, clip.tokenizer, model.config.text_config.vocab_size)
     load_part(name, "tokenizer", lambda: clip.encode_texts(["a", "a hand"]), "work")
     load_part(name, "model", lambda: clip.encode_images([clip.prepare(Image.new("RGB", (40, 30)))]), "work")
     return clip

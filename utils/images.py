@@ -1,6 +1,7 @@
 """Images and their lists: list, open (RGB, upright), resize, save; aligned file names and captions."""
 
 import contextlib
+import errno
 import math
 import os
 import warnings
@@ -18,6 +19,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: it st
 SAVE_OPTIONS = {".png": {"format": "PNG"}, ".jpg": {"format": "JPEG", "quality": 95}}
 SAVE_OPTIONS[".jpeg"] = SAVE_OPTIONS[".jpg"]
 PIXEL_LIMIT = Image.MAX_IMAGE_PIXELS  # 89 million; above it Pillow warns of a decompression bomb, we refuse
+JPEG_SIDE = 65_500  # pixels; the longest that can be saved
+DRAWN_CHARACTERS = 500  # of a caption; Pillow refuses a million
 LARGE = 2**24  # pixels: 50 MB as RGB, and up to four times that while it is decoded
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {  # EXIF orientation → what turns the image upright
@@ -132,10 +135,16 @@ def fit_square(image, pixels):
 
 
 def save_image(image, path):
-    """Writes PNG or JPEG (quality 95) by suffix, whole or not at all. UserError for any other suffix."""
+    """Writes PNG or JPEG (quality 95) by suffix, whole or not at all.
+
+    UserError for any other suffix, and for a JPEG that would be longer than the format allows.
+    """
     options = SAVE_OPTIONS.get(Path(path).suffix.lower())
     if options is None:
         raise UserError(f"{path}: images are saved as {', '.join(SAVE_OPTIONS)}; use one of these suffixes")
+    if options["format"] == "JPEG" and max(image.size) > JPEG_SIDE:
+        raise UserError(f"{path}: {image.width}×{image.height} pixels are too many for a JPEG, whose sides have up to "
+                        f"{JPEG_SIDE:,}; give a name that ends in .png")
     with atomic_path(path) as temporary:
         image.save(temporary, **options)
 
@@ -156,7 +165,7 @@ def contact_sheet(images, columns, captions=None, pad=2):
     columns = min(columns, len(images))
     width, height = max(i.width for i in images), max(i.height for i in images)
     font = ImageFont.load_default(size=11)
-    texts = [wrap_text(caption, font, width) for caption in captions or []]
+    texts = [wrap_text(caption[:DRAWN_CHARACTERS], font, width) for caption in captions or []]
     line_height = sum(font.getmetrics())
     cell_width, cell_height = width + pad, height + pad + line_height * max(map(len, texts), default=0)
     rows = -(-len(images) // columns)
@@ -219,15 +228,26 @@ def read_aligned(filenames_path, captions_path):
     return names, captions
 
 
+def is_loop(path):
+    """Whether a path goes through a link that leads to itself, at which Path.resolve fails before Python 3.13."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
 def safe_join(folder, name):
     """`folder`/`name`. UserError if `name` is empty, absolute, has NUL or "..", or leaves `folder` by a link.
 
-    The file itself may be a link: data folders are made of them.
+    A link to itself is refused, too. The file itself may be a link: data folders are made of them.
     """
     parts = Path(name).parts
     path = Path(folder, name)
     if not parts or "\0" in name or ".." in parts or Path(name).is_absolute():
         raise UserError(f"{name!r}: not a file name inside {folder}; names must be relative, without '..'")
+    if is_loop(path.parent):
+        raise UserError(f"{name!r}: leads through a link of {folder} to itself; remove the link or the name")
     if not path.parent.resolve().is_relative_to(Path(folder).resolve()):
         raise UserError(f"{name!r}: leads out of {folder} through a link; remove the link or the name")
     return path

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from utils import processes
 from utils.cli import UserError, warn
+from utils.clip_tokens import check_vocabulary
 from utils.files import atomic_path
 from utils.hub import fetch_folder, load_model, load_part, read_config
 from utils.sampling import SCHEDULER_FIXES, build_sampler, decode_latents, sample_latents
@@ -153,6 +154,7 @@ def try_parts(sd):
             raise UserError(f"{sd.name}: what the {part} computes is {found}; fetch it again, or train again")
         return output
 
+    check_vocabulary(sd.name, sd.tokenizer, sd.text_encoder.config.vocab_size)
     length = load_part(sd.name, "tokenizer", lambda: sd.max_length, "work")
     width, channels, scale = sd.text_encoder.config.hidden_size, sd.vae.config.latent_channels, sd.vae_scale_factor
     embeds = expect("tokenizer and text_encoder", (1, length, width), lambda: encode_prompts(sd, [""], "cpu"))

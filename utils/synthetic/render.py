@@ -83,17 +83,22 @@ def render_scenes(gesture, count, resolution, seed, stream=(), malformed=0.0, nu
                 yield from scenes
 
 
-def render_split(args, split, count, settings):
+def is_rendered(args, split, settings):
+    """Whether a split is there and not to be rendered again. UserError if it was made otherwise."""
+    folder = args.data_dir / args.gesture / split
+    if args.overwrite or not folder.exists():
+        return False
+    if read_settings(folder) != settings:
+        raise cli.UserError(f"{folder} exists and was made otherwise; use --overwrite or another --data_dir")
+    print(f"{folder}: already rendered with these settings")
+    return True
+
+
+def render_split(args, split, settings):
     """Render one split, which appears whole or not at all."""
     from utils.images import save_image, write_lines
 
-    folder = args.data_dir / args.gesture / split
-    if folder.exists():
-        if not args.overwrite and read_settings(folder) == settings:
-            print(f"{folder}: already rendered with these settings")
-            return
-        if not args.overwrite:
-            raise cli.UserError(f"{folder} exists and was made otherwise; use --overwrite or another --data_dir")
+    folder, count = args.data_dir / args.gesture / split, settings["count"]
     names, captions, annotations = [], [], {}
     stream = [SPLITS.index(split), *args.gesture.encode()]
     scenes = render_scenes(
@@ -129,16 +134,20 @@ def main(args):
     from utils.file_lock import lock_outputs
 
     with lock_outputs(args.data_dir / args.gesture):
-        for split, count in zip(SPLITS, (args.num_train, args.num_test), strict=True):
-            if count:
-                settings = {
-                    "gesture": args.gesture,
-                    "count": count,
-                    "resolution": args.resolution,
-                    "malformed": args.malformed,
-                    "seed": args.seed,
-                }
-                render_split(args, split, count, settings)
+        settings = {
+            split: {
+                "gesture": args.gesture,
+                "count": count,
+                "resolution": args.resolution,
+                "malformed": args.malformed,
+                "seed": args.seed,
+            }
+            for split, count in zip(SPLITS, (args.num_train, args.num_test), strict=True)
+            if count
+        }
+        missing = [split for split in settings if not is_rendered(args, split, settings[split])]
+        for split in missing:
+            render_split(args, split, settings[split])
 
 
 if __name__ == "__main__":
