@@ -49,7 +49,9 @@ def damage(path, how):
         data = data[: len(data) // 2]
     elif how == "flipped bit":
         data[-1] ^= 1
-    path.unlink() if how == "gone" else path.write_bytes(data)
+    path.unlink() if how in ("gone", "pipe") else path.write_bytes(data)
+    if how == "pipe":
+        os.mkfifo(path)
 
 
 def test_an_empty_or_missing_folder_has_no_checkpoint(tmp_path):
@@ -78,7 +80,7 @@ def test_the_order_is_that_of_the_numbers(checkpoints):
     assert reopen(checkpoints).newest().state["step"] == 12_345_678
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped bit", "gone"])
+@pytest.mark.parametrize("how", ["cut", "flipped bit", "gone", "pipe"])
 @pytest.mark.parametrize("file", ["weights.safetensors", "losses.safetensors", "checkpoint.json"])
 def test_a_damaged_newest_falls_back_with_a_warning(checkpoints, file, how):
     damage(checkpoints.folder / "step-0000003" / file, how)

@@ -275,6 +275,15 @@ def test_damaged_files_give_the_same_blocks_or_are_replaced(position, tmp_path, 
     assert run(tmp_path / "cache", paths)[1] == []
 
 
+def test_a_pipe_in_the_place_of_the_file_is_replaced(tmp_path, paths):
+    written, _ = run(tmp_path / "cache", paths)
+    file, = (tmp_path / "cache").iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert_same(run(tmp_path / "cache", paths)[0], written)
+    assert run(tmp_path / "cache", paths)[1] == []
+
+
 def test_a_flipped_bit_in_the_numbers_is_noticed(tmp_path, paths, capsys):
     run(tmp_path / "cache", paths)
     file, = (tmp_path / "cache").iterdir()

@@ -366,6 +366,13 @@ def test_a_base_model_in_the_run_that_overwrite_would_delete_is_refused(finished
     assert ended.value.code == 2 and "--overwrite would delete it" in capsys.readouterr().err
 
 
+def test_a_pipe_in_the_place_of_the_log_is_named(world, tmp_path):
+    (tmp_path / "call").mkdir()
+    os.mkfifo(tmp_path / "call" / "train.log")
+    with pytest.raises(UserError, match=r"train\.log is no regular file; move it away"):
+        run(world[1], tmp_path, *SHORT)
+
+
 def test_an_output_folder_whose_name_is_no_utf_8_is_refused(world, capsys):
     with pytest.raises(SystemExit) as ended:
         train.parse_args([*map(str, world[1]), "--output_dir", "ou\udcfft"])

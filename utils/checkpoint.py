@@ -120,7 +120,7 @@ class CheckpointFolder:
         for name, fingerprint in state["pieces"].items():
             files[self.folder / f"{name}.safetensors"] = fingerprint
         for file, fingerprint in files.items():
-            if take_fingerprint(file) != fingerprint:
+            if not file.is_file() or take_fingerprint(file) != fingerprint:
                 raise UserError(f"{file.name} is not what was written")
         return state
 

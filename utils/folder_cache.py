@@ -112,7 +112,7 @@ class FolderCache:
 
     def files(self):
         """The finished file, if any, and the parts of passes that are under way or were killed."""
-        return sorted(self.file.parent.glob(glob.escape(self.file.stem) + ".*npz"))
+        return [file for file in sorted(self.file.parent.glob(glob.escape(self.file.stem) + ".*npz")) if file.is_file()]
 
     def read_files(self):
         """Yields the files that can be read, each with its {(name, key): Block}."""
