@@ -369,7 +369,7 @@ def test_a_base_model_in_the_run_that_overwrite_would_delete_is_refused(finished
 def test_a_pipe_in_the_place_of_the_log_is_named(world, tmp_path):
     (tmp_path / "call").mkdir()
     os.mkfifo(tmp_path / "call" / "train.log")
-    with pytest.raises(UserError, match=r"train\.log is no regular file; move it away"):
+    with pytest.raises(UserError, match=r"train\.log is a pipe; move it away"):
         run(world[1], tmp_path, *SHORT)
 
 

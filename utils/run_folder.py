@@ -128,8 +128,8 @@ class RunFolder:
                 self.write_log()
 
     def write_log(self):
-        if self.log_file.exists() and not self.log_file.is_file():
-            raise UserError(f"{self.log_file} is no regular file; move it away")
+        if self.log_file.is_fifo():  # would wait for a reader
+            raise UserError(f"{self.log_file} is a pipe; move it away")
         with naming_errors(self.log_file), open(self.log_file, "ab") as file:
             for line in self.waiting:
                 file.write(line.encode(errors="backslashreplace"))  # an undecodable path may be in it
