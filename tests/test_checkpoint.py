@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from tests.conftest import without_rights
-from utils.checkpoint import CheckpointFolder, digest_state, remove, restore_stage, stage_parts
+from utils.checkpoint import CheckpointFolder, digest_state, restore_stage, stage_parts
+from utils.files import remove
 from utils.fusion import TrainedFusion
 from utils.stable_diffusion import load_stable_diffusion
 from utils.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from utils.cli import UserError
 from utils.digests import sha256
-from utils.files import atomic_path, naming_errors, read_json, to_json, write_json
+from utils.files import atomic_path, naming_errors, read_json, remove, to_json, write_json
 from utils.optimizers import load_optimizer_tensors, optimizer_tensors
 
 STATE_FILE = "checkpoint.json"
@@ -131,11 +130,6 @@ class CheckpointFolder:
 
     def path_of(self, step):
         return self.folder / f"step-{step:07d}"
-
-
-def remove(path):
-    """Removes a folder, or a file or link, if it is there."""
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def digest_state(state):

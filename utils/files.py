@@ -61,7 +61,12 @@ def remove_leftovers(folder, names=(), older_than=None):
     for path in Path(folder).glob(".tmp-*"):
         match = re.fullmatch(r"\.tmp-([0-9a-f]{8})-[0-9a-f]{12}(\..*)?", path.name)
         if match and (not names or match[1] in tags) and (older_than is None or is_older(path, older_than)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            remove(path)
+
+
+def remove(path):
+    """Removes a folder, a file or a link if it is there; what a link leads to stays."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def is_older(path, seconds):

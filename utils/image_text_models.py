@@ -3,7 +3,6 @@
 Pictures are prepared with Pillow and NumPy, whether or not torchvision is there: same pixels everywhere.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 from utils.cli import UserError
 from utils.clip_tokens import check_max_length, check_vocabulary
 from utils.device import explain_out_of_memory, has_bf16, resolve_device
+from utils.digests import sha256
 from utils.hub import WEIGHTS, load_model, load_part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,15 +40,16 @@ def weights_digest(folder):
     The pieces of 1 KiB are spread evenly over each file, so a tensor that was trained again shows if it is longer
     than a thousandth of its file; a file of up to 1 MiB is read whole.
     """
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in WEIGHTS for path in folder.glob(pattern)):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with open(path, "rb") as file:
-            for start in range(0, size, max(PIECE_BYTES, size // HASHED_PIECES)):
-                file.seek(start)
-                digest.update(file.read(PIECE_BYTES))
-    return digest.hexdigest()[:16]
+    def read():
+        for path in sorted(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+            size = path.stat().st_size
+            yield f"{path.name}:{size}:".encode()
+            with open(path, "rb") as file:
+                for start in range(0, size, max(PIECE_BYTES, size // HASHED_PIECES)):
+                    file.seek(start)
+                    yield file.read(PIECE_BYTES)
+
+    return sha256(read())
 
 
 def quiet_transformers():

@@ -3,7 +3,6 @@
 import datetime
 import json
 import os
-import shutil
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,6 +15,7 @@ from utils.files import (
     differing_settings,
     naming_errors,
     read_json,
+    remove,
     remove_leftovers,
     write_settings,
 )
@@ -96,10 +96,7 @@ class RunFolder:
         """Removes a file or a folder; what a link leads to stays, with a warning."""
         if path.is_symlink():
             warn(f"{path} was a link; what it leads to is left as it is")
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
 
     def write_losses(self, losses):
         """{stage name: losses of its updates} as one JSON line per update."""
