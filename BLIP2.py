@@ -9,9 +9,10 @@ An image that cannot be read, or that gets no caption in two attempts, is named 
 The model has 3.7 billion parameters: weights of 7.5 GB in bf16 (GPU) or 15 GB in fp32 (CPU).
 """
 
-from utils import captions, cli
+from utils.captions import captioning
+from utils.system import script
 
-CAPTIONER = captions.Captioner(
+CAPTIONER = captioning.Captioner(
     name="BLIP2", model="Salesforce/blip2-opt-2.7b", model_type="blip-2",
     model_class="Blip2ForConditionalGeneration",
     decoding={"max_new_tokens": 20, "num_beams": 1, "do_sample": False},  # what plain `generate` does
@@ -19,12 +20,12 @@ CAPTIONER = captions.Captioner(
 
 
 def parse_args(argv=None):
-    return captions.parse_args(__doc__, CAPTIONER, argv)
+    return captioning.parse_args(__doc__, CAPTIONER, argv)
 
 
 def main(args):
-    captions.caption_splits(args, CAPTIONER)
+    captioning.caption_splits(args, CAPTIONER)
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args(), goes_on=True)
+    script.run_main(main, parse_args(), goes_on=True)

@@ -10,9 +10,10 @@ The published model has 2.9 billion parameters: weights of 5.9 GB in bf16 (GPU) 
 accept its licence on https://huggingface.co/google/paligemma-3b-mix-224, then log in with `hf auth login`.
 """
 
-from utils import captions, cli
+from utils.captions import captioning
+from utils.system import script
 
-CAPTIONER = captions.Captioner(
+CAPTIONER = captioning.Captioner(
     name="PaliGemma", model="google/paligemma-3b-mix-224", model_type="paligemma",
     model_class="PaliGemmaForConditionalGeneration", prompt="caption",
     decoding={"max_new_tokens": 100, "num_beams": 1, "do_sample": False},
@@ -20,12 +21,12 @@ CAPTIONER = captions.Captioner(
 
 
 def parse_args(argv=None):
-    return captions.parse_args(__doc__, CAPTIONER, argv)
+    return captioning.parse_args(__doc__, CAPTIONER, argv)
 
 
 def main(args):
-    captions.caption_splits(args, CAPTIONER)
+    captioning.caption_splits(args, CAPTIONER)
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args(), goes_on=True)
+    script.run_main(main, parse_args(), goes_on=True)

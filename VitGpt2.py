@@ -9,9 +9,10 @@ An image that cannot be read, or that gets no caption in two attempts, is named 
 The model has 0.24 billion parameters and runs on a CPU, too.
 """
 
-from utils import captions, cli
+from utils.captions import captioning
+from utils.system import script
 
-CAPTIONER = captions.Captioner(
+CAPTIONER = captioning.Captioner(
     name="VitGpt2", model="nlpconnect/vit-gpt2-image-captioning", model_type="vision-encoder-decoder",
     model_class="VisionEncoderDecoderModel",
     decoding={"max_length": 16, "num_beams": 4, "do_sample": False},  # max_length counts the token that starts a text
@@ -19,12 +20,12 @@ CAPTIONER = captions.Captioner(
 
 
 def parse_args(argv=None):
-    return captions.parse_args(__doc__, CAPTIONER, argv)
+    return captioning.parse_args(__doc__, CAPTIONER, argv)
 
 
 def main(args):
-    captions.caption_splits(args, CAPTIONER)
+    captioning.caption_splits(args, CAPTIONER)
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args(), goes_on=True)
+    script.run_main(main, parse_args(), goes_on=True)

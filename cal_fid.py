@@ -8,7 +8,8 @@ detection rate. FID falls with the number of images: compare at equal numbers, a
 such bias. Appends one JSON row to --output.
 """
 
-from utils import cli, evaluation
+from utils.metrics import evaluation
+from utils.system import cli, script
 
 HAND_CROPS = {"clean": "hand", "hand1000": "union"}  # the published FID-H takes one box around all hands
 
@@ -22,7 +23,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from utils.metrics import frechet_distance
+    from utils.metrics.distances import frechet_distance
 
     def headline(real, fake):
         return frechet_distance(real.features, fake.features)
@@ -35,4 +36,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    script.run_main(main, parse_args())

@@ -9,7 +9,8 @@ MediaPipe finds; images without one cannot enter it, so read it together with th
 to --output.
 """
 
-from utils import cli, evaluation
+from utils.metrics import evaluation
+from utils.system import cli, script
 
 HAND_CROPS = {"clean": "hand", "hand1000": "hand"}
 SUBSETS, RESAMPLES = 100, 1000
@@ -36,7 +37,7 @@ def parse_args(argv=None):
 
 def measure_clean(real, fake, args):
     """Full-sample unbiased estimate, its bootstrap interval over images, and the spread over subsets."""
-    from utils.metrics import KernelComparison
+    from utils.metrics.distances import KernelComparison
 
     compared = KernelComparison(real.features, fake.features, (real.image_index, fake.image_index))
     values = {"": compared.distance()}
@@ -52,7 +53,7 @@ def measure_clean(real, fake, args):
 
 def measure_published(real, fake, args):
     """Mean and spread of the biased estimate over 100 subsets of at most 1,000."""
-    from utils.metrics import KernelComparison
+    from utils.metrics.distances import KernelComparison
 
     compared = KernelComparison(real.features, fake.features)
     size = min(len(compared.x), len(compared.y), PUBLISHED_SUBSET_SIZE)
@@ -71,7 +72,7 @@ def describe(values):
 
 
 def main(args):
-    from utils.metrics import kernel_distance
+    from utils.metrics.distances import kernel_distance
 
     if args.protocol == "clean":
         def headline(real, fake):
@@ -88,4 +89,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    script.run_main(main, parse_args())

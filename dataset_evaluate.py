@@ -19,7 +19,9 @@ import itertools
 import textwrap
 from contextlib import closing
 
-from utils import cli, files, output_paths
+from utils.data import output_paths
+from utils.data.gestures import require_gesture
+from utils.system import cli, errors, files, script
 
 METRICS = ("image_caption_similarity", "caption_caption_similarity", "caption_pairs_similarity", "cut_rate",
            "duplicate_rate", "phrase_coverage", "detection_rate")
@@ -51,7 +53,7 @@ def parse_args(argv=None):
     cli.require_file(parser, args.image_filenames_path, "--image_filenames_path")
     cli.require_file(parser, args.captions_path, "--captions_path")
     if args.gesture:
-        gesture = cli.require_gesture(parser, args.gesture)
+        gesture = require_gesture(parser, args.gesture)
         args.phrase = gesture.phrase if args.phrase is None else args.phrase
     if args.phrase is not None and not args.phrase.strip():
         parser.error("--phrase: must not be empty; leave the flag out to look for none")
@@ -61,17 +63,17 @@ def parse_args(argv=None):
 
 def read_pairs(args):
     """(paths, captions), one of each per pair. UserError when the lists do not fit or images are missing."""
-    from utils.images import read_aligned, safe_join
+    from utils.data.images import read_aligned, safe_join
 
     names, captions = read_aligned(args.image_filenames_path, args.captions_path)
     paths = [safe_join(args.image_folder, name) for name in names]
     if missing := [path for path in paths if not path.is_file()]:
-        raise cli.UserError(f"{args.image_filenames_path}: {len(missing)} of {len(paths)} images are not in "
+        raise errors.UserError(f"{args.image_filenames_path}: {len(missing)} of {len(paths)} images are not in "
                             f"{args.image_folder}, {missing[0].name} among them; give the folder they are in")
     for flag in output_paths.FLAGS:  # an image may lie in a folder below --image_folder
         path = getattr(args, flag, None)
         if damage := path and output_paths.find_damage(path, [], paths):
-            raise cli.UserError(f"--{flag} {path}: {damage}")
+            raise errors.UserError(f"--{flag} {path}: {damage}")
     return paths, captions
 
 
@@ -108,20 +110,20 @@ def compare_pairs(paths, captions, clip, batch_size):
     """
     from tqdm import tqdm
 
-    from utils.image_opening import open_images
-    from utils.prefetch import map_ahead
+    from utils.data.image_opening import open_images
+    from utils.data.prefetch import map_ahead
 
     def prepare(image):
-        return image if isinstance(image, cli.UserError) else clip.prepare(image)
+        return image if isinstance(image, errors.UserError) else clip.prepare(image)
 
     similarities, among_captions = [None] * len(paths), MeanSimilarity()
     progress = tqdm(total=len(paths), desc="encoding pairs", unit="pair")
     with progress, open_images(paths) as opened, closing(map_ahead(prepare, opened, 2 * batch_size)) as loaded:
         for start in range(0, len(paths), batch_size):
             images = list(itertools.islice(loaded, batch_size))
-            for error in (image for image in images if isinstance(image, cli.UserError)):
-                cli.warn(f"skipped: {error}")
-            readable = [i for i, image in enumerate(images) if not isinstance(image, cli.UserError)]
+            for error in (image for image in images if isinstance(image, errors.UserError)):
+                errors.warn(f"skipped: {error}")
+            readable = [i for i, image in enumerate(images) if not isinstance(image, errors.UserError)]
             if readable:
                 image_embeds = clip.encode_images([images[i] for i in readable])  # (n, d)
                 text_embeds = clip.encode_texts([captions[start + i] for i in readable])
@@ -134,7 +136,7 @@ def compare_pairs(paths, captions, clip, batch_size):
 
 def count_hands(paths, similarities, num_workers):
     """Number of hands in each image; None for those that could not be read, or have gone since."""
-    from utils.hands import detect_folder
+    from utils.hands.detector import detect_folder
 
     readable = [path for path, value in zip(paths, similarities, strict=True) if value is not None]
     hands = {path: None if found is None else len(found) for path, found in detect_folder(readable, num_workers)}
@@ -143,7 +145,7 @@ def count_hands(paths, similarities, num_workers):
 
 def summarize(similarities, among_captions, captions, is_cut, hands, phrase):
     """Counts and metrics of the pairs whose image can be read, as a dict; metrics that nobody asked for are absent."""
-    from utils.enrichment_rules import has_phrase_once
+    from utils.captions.rules.enrichment_rules import has_phrase_once
 
     used = [i for i, value in enumerate(similarities) if value is not None]
     count = len(used)
@@ -182,7 +184,7 @@ def format_numbers(row):
 
 def write_per_image(path, paths, captions, similarities, is_cut, hands, phrase):
     """One CSV line per image, in the order of the list; an image that cannot be read has no similarity."""
-    from utils.enrichment_rules import has_phrase_once
+    from utils.captions.rules.enrichment_rules import has_phrase_once
 
     with files.atomic_path(path) as temporary:
         with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -199,37 +201,37 @@ def save_grid(path, paths, captions, similarities):
     """The pairs with the lowest similarity on one sheet, the lowest first; blank where an image has gone since."""
     from PIL import Image
 
-    from utils.image_opening import try_to_open
-    from utils.images import contact_sheet, fit_square, save_image
+    from utils.data.image_opening import try_to_open
+    from utils.data.images import contact_sheet, fit_square, save_image
 
     used = [i for i, value in enumerate(similarities) if value is not None]
     lowest = sorted(used, key=lambda i: similarities[i])[:GRID_PAIRS]
     opened = [try_to_open(paths[i]) for i in lowest]
-    for error in (image for image in opened if isinstance(image, cli.UserError)):
-        cli.warn(f"skipped: {error}")
+    for error in (image for image in opened if isinstance(image, errors.UserError)):
+        errors.warn(f"skipped: {error}")
     blank = Image.new("RGB", (1, 1), "white")
-    tiles = [fit_square(blank if isinstance(image, cli.UserError) else image, GRID_PIXELS) for image in opened]
+    tiles = [fit_square(blank if isinstance(image, errors.UserError) else image, GRID_PIXELS) for image in opened]
     texts = [f"{similarities[i]:.3f} {textwrap.shorten(captions[i], GRID_CHARACTERS)}" for i in lowest]
     save_image(contact_sheet(tiles, GRID_COLUMNS, texts), path)
 
 
 def main(args):
-    from utils.hands import require_mediapipe
-    from utils.hub import fetch_transformers_folder
+    from utils.hands.detector import require_mediapipe
+    from utils.models.hub import fetch_transformers_folder
 
     # Check the lists and load the model
     paths, captions = read_pairs(args)
     if not args.no_hands:
         require_mediapipe("install requirements.txt, or add --no_hands")
     folder = fetch_transformers_folder(args.model, "clip")
-    from utils.image_text_models import load_clip
+    from utils.models.image_text_models import load_clip
 
     clip = load_clip(args.model, folder, args.device)
 
     # Compare images with captions, and captions with each other; look for hands
     similarities, among_captions = compare_pairs(paths, captions, clip, args.batch_size)
     if not among_captions.count:
-        raise cli.UserError(f"{args.image_folder}: none of the {len(paths)} images can be read; see the warnings")
+        raise errors.UserError(f"{args.image_folder}: none of the {len(paths)} images can be read; see the warnings")
     is_cut = [flag for start in range(0, len(captions), args.batch_size)
               for flag in clip.are_cut(captions[start : start + args.batch_size])]
     hands = None if args.no_hands else count_hands(paths, similarities, args.num_workers)
@@ -240,7 +242,7 @@ def main(args):
            "captions_path": str(args.captions_path), "model": args.model, "gesture": args.gesture,
            "phrase": args.phrase, "seed": args.seed}
     try:
-        cli.print_lines(format_numbers(row))
+        script.print_lines(format_numbers(row))
     finally:
         if args.output:
             files.append_row(args.output, row)
@@ -251,4 +253,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    script.run_main(main, parse_args())

@@ -22,8 +22,9 @@ import json
 import re
 from pathlib import Path
 
-from utils import cli, files, output_paths
-from utils.gestures import GESTURES
+from utils.data import output_paths
+from utils.data.gestures import GESTURES, require_gesture
+from utils.system import cli, errors, files, script
 
 SPLITS = {"train": ["train"], "test": ["test"], "both": ["train", "test"]}
 MAX_LINE = 2**20  # bytes of a report's line, which has a few hundred
@@ -60,7 +61,7 @@ def parse_args(argv=None):
     cli.add_common_flags(parser)
     args = parser.parse_args(argv)
 
-    gesture = cli.require_gesture(parser, args.gesture)
+    gesture = require_gesture(parser, args.gesture)
     args.phrase = args.phrase or gesture.phrase
     check_phrase(parser, args.phrase, gesture)
     if args.backend == "api" and not (args.api_base and args.model):
@@ -81,7 +82,7 @@ def parse_args(argv=None):
 
 def address(text):
     """argparse type: the address of a server."""
-    from utils.chat_client import parse_address
+    from utils.models.chat_client import parse_address
 
     try:
         parse_address(text)
@@ -135,17 +136,17 @@ def list_settings(args):
 
 def load_backend(args):
     """Function (captions as (line, text), rows so far, target) -> rows as they are finished, for args.backend."""
-    from utils.enrichment import enrich_lines, hold_unanswered, map_in_threads, row_by_rules
+    from utils.captions.enrichment import enrich_lines, hold_unanswered, map_in_threads, row_by_rules
 
     if args.backend == "rules":
         return lambda lines, done, target: (row_by_rules(*line, target) for line in lines if line[0] not in done)
     if args.backend == "api":
-        from utils.chat_client import ChatClient
+        from utils.models.chat_client import ChatClient
 
         model, chunk_size = ChatClient(args.api_base, args.model, args.timeout, args.retries, args.seed), 1
     else:
         print(f"Loading {args.model}", flush=True)
-        from utils.language_models import LocalModel
+        from utils.models.language_models import LocalModel
 
         model, chunk_size = LocalModel(args.model, args.device), args.batch_size
 
@@ -185,7 +186,7 @@ def format_counts(rows):
 
 def write_report(path, reported):
     """One JSON line per (split, row) whose caption was not accepted at first."""
-    from utils.enrichment import ACCEPTED
+    from utils.captions.enrichment import ACCEPTED
 
     with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
         for split, row in reported:
@@ -217,19 +218,19 @@ def report(args, enriched):
         write_report(args.report, [(split, row) for split in enriched for row in rows[split]])
     no_answer = sum(row["outcome"] == "no answer" for split in enriched for row in rows[split])
     if no_answer:
-        cli.warn(f"{no_answer} captions got no answer from the server and were left to the rules; see the report")
+        errors.warn(f"{no_answer} captions got no answer from the server and were left to the rules; see the report")
 
 
 def main(args):
     # Check captions, phrase and tokenizer.
-    from utils.clip_tokens import load_token_counter
-    from utils.enriched_file import EnrichedFile, lock_enriched
-    from utils.enrichment_rules import Target
+    from utils.captions.enriched_file import EnrichedFile, lock_enriched
+    from utils.captions.rules.enrichment_rules import Target
+    from utils.models.clip_tokens import load_token_counter
 
     count_tokens, max_tokens = load_token_counter(args.tokenizer)
     target = Target(GESTURES[args.gesture], args.phrase, count_tokens, max_tokens)
     if not target.fits(target.phrase):
-        raise cli.UserError(f"--phrase has {count_tokens(target.phrase)} tokens, more than the {max_tokens} that a "
+        raise errors.UserError(f"--phrase has {count_tokens(target.phrase)} tokens, more than the {max_tokens} that a "
                             "text encoder takes; give a shorter one")
     folders = {split: args.data_dir / args.gesture / split for split in SPLITS[args.split]}
     with contextlib.ExitStack() as stack:
@@ -242,4 +243,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args(), goes_on=True)
+    script.run_main(main, parse_args(), goes_on=True)

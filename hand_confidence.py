@@ -19,7 +19,9 @@ Appends one JSON row per folder to --output, and writes --per_image and --grid f
 """
 import csv
 
-from utils import cli, files, output_paths
+from utils.data import output_paths
+from utils.data.gestures import require_gesture
+from utils.system import cli, errors, files, script
 
 COUNTS = ("num_images", "num_skipped", "num_without_hand", "num_hands")
 METRICS = ("detection_rate", "hand_conf", "hand_conf_zero_filled", "gesture_match_rate",
@@ -65,7 +67,7 @@ def parse_args(argv=None):
     for folder in args.image_folder:
         cli.require_dir(parser, folder, "--image_folder", "give an existing folder with images")
     cli.require_names(parser, args.names, args.image_folder)
-    if args.gesture and cli.require_gesture(parser, args.gesture).fingers is None:
+    if args.gesture and require_gesture(parser, args.gesture).fingers is None:
         parser.error(f"--gesture {args.gesture}: how its fingers are held is not known; leave the flag out")
     cli.require_dir_or_new(parser, args.cache_dir, "--cache_dir")
     output_paths.check_outputs(parser, args, args.image_folder)
@@ -73,12 +75,12 @@ def parse_args(argv=None):
 
 
 def score_image(path, hands, gesture):
-    """What the metrics need of one image, as a dict; `hands` as from utils.hands.detect_folder.
+    """What the metrics need of one image, as a dict; `hands` as from utils.hands.detector.detect_folder.
 
     `best` is the hand with the highest score, None if there is no hand; what it shows counts.
     """
-    from utils.finger_states import matches_direction, matches_gesture
-    from utils.hands import best_hand
+    from utils.hands.detector import best_hand
+    from utils.hands.finger_states import matches_direction, matches_gesture
 
     best = best_hand(hands)
     shows_gesture = bool(best and gesture and matches_gesture(best, gesture))
@@ -93,7 +95,7 @@ def measure_ratio(pairs, seed):
     (value, low, high), None for each where all denominators are 0. No interval where nothing varied: a bootstrap of
     equal values has no width, which says nothing of how sure they are.
     """
-    from utils.bootstrap import ratio_interval
+    from utils.metrics.intervals import ratio_interval
 
     numerators, denominators = zip(*pairs, strict=True) if pairs else ((), ())
     if not sum(denominators):
@@ -159,7 +161,7 @@ def format_summary(rows):
 
 def list_fingers_out(hand):
     """Names of the fingers that are out, as text."""
-    from utils.finger_states import finger_states
+    from utils.hands.finger_states import finger_states
 
     return " ".join(name for name, state in finger_states(hand.world_landmarks).items() if state == "out")
 
@@ -214,8 +216,8 @@ def draw_tile(image):
     """An image with a box around each hand, the best one's in red, and beside it that hand enlarged."""
     from PIL import Image
 
-    from utils.hands import draw_hands, zoom_hand
-    from utils.images import fit_square, open_image
+    from utils.data.images import fit_square, open_image
+    from utils.hands.detector import draw_hands, zoom_hand
 
     picture, best = open_image(image["path"]), image["best"]
     tile = fit_square(picture, GRID_PIXELS)
@@ -230,24 +232,24 @@ def draw_tile(image):
 
 def save_grid(path, scored, names, gesture):
     """The worst images of each folder on one sheet, with what was detected in them."""
-    from utils.images import contact_sheet, save_image
+    from utils.data.images import contact_sheet, save_image
 
     sheets = []
     for name, images in zip(names, scored, strict=True):
         worst = pick_worst(images)
-        captions = [cli.one_line(describe_image(image, name, gesture)) for image in worst]
+        captions = [errors.one_line(describe_image(image, name, gesture)) for image in worst]
         sheets.append(contact_sheet([draw_tile(image) for image in worst], GRID_COLUMNS, captions, pad=6))
     save_image(contact_sheet(sheets, 1), path)
 
 
 def main(args):
-    from utils.gestures import get_gesture
-    from utils.hands import detect_folder
-    from utils.images import list_images
+    from utils.data.gestures import get_gesture
+    from utils.data.images import list_images
+    from utils.hands.detector import detect_folder
 
     # Check that every folder has images before the first is looked at
     folders = [list_images(folder) for folder in args.image_folder]
-    names = [cli.one_line(name) for name in args.names or args.image_folder]
+    names = [errors.one_line(name) for name in args.names or args.image_folder]
     gesture = get_gesture(args.gesture) if args.gesture else None
 
     # Detect the hands of all folders in one pass
@@ -262,12 +264,12 @@ def main(args):
     for name, folder, images in zip(names, args.image_folder, scored, strict=True):
         summary = summarize_folder(images, gesture, args.seed)
         if not summary["num_images"]:
-            raise cli.UserError(f"{folder}: none of its {len(images)} images can be read; see the warnings")
+            raise errors.UserError(f"{folder}: none of its {len(images)} images can be read; see the warnings")
         rows.append({"name": name, "image_folder": str(folder), **summary, **settings})
 
     # Print, then save, even where the reader of what is printed has gone
     try:
-        cli.print_lines([*format_table(rows), format_summary(rows)])
+        script.print_lines([*format_table(rows), format_summary(rows)])
     finally:
         for row in rows if args.output else []:
             files.append_row(args.output, row)
@@ -278,4 +280,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    script.run_main(main, parse_args())

@@ -16,8 +16,10 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from utils import cli, files, output_paths, processes, train_settings
-from utils.digests import sha256
+from utils.data import output_paths
+from utils.method import presets
+from utils.system import cli, errors, files, processes, script
+from utils.system.digests import sha256
 
 GRID_IMAGES, GRID_COLUMNS, GRID_PIXELS = 64, 8, 256
 
@@ -49,7 +51,7 @@ def parse_args(argv=None):
                         help="side length in pixels (default: what the model was trained at)")
     parser.add_argument("--mixed_precision", choices=("auto", "no", "fp16", "bf16"), default="auto",
                         help="number format of the U-Net; auto is bf16 on GPUs that have it, else no")
-    train_settings.add_compile_flag(parser)
+    presets.add_compile_flag(parser)
     parser.add_argument("--format", choices=("png", "jpg"), default="png", help="png is lossless")
     parser.add_argument("--overwrite", action="store_true", help="draw images that are already there anew")
     cli.add_common_flags(parser)
@@ -81,7 +83,7 @@ def check_sheet(parser, args):
 
 def read_jobs(args):
     """(paths, prompts), one of each per image. UserError for lists that do not fit and unusable names."""
-    from utils.images import IMAGE_SUFFIXES, read_aligned, safe_join
+    from utils.data.images import IMAGE_SUFFIXES, read_aligned, safe_join
 
     names, prompts = read_aligned(args.image_filenames_file, args.prompts_file)
     lines = {}
@@ -90,7 +92,7 @@ def read_jobs(args):
         safe_join(args.img_save_path, name)  # ".." would become a name of its own with a suffix
         path = safe_join(args.img_save_path, f"{stem}.{args.format}")
         if path in lines:
-            raise cli.UserError(f"{args.image_filenames_file}, line {line}: {name!r} would be saved as "
+            raise errors.UserError(f"{args.image_filenames_file}, line {line}: {name!r} would be saved as "
                                 f"{path.name}, like line {lines[path]}; every image needs its own name")
         lines[path] = line
     return list(lines), prompts
@@ -105,9 +107,9 @@ def check_settings(args, paths, settings):
         old = files.read_object(folder / "generation.json")
         differing = files.differing_settings({name: old[name] for name in settings if name in old}, settings)
         if differing:
-            raise cli.UserError(f"{folder} was drawn with other settings ({'; '.join(differing)}); {remedy}")
+            raise errors.UserError(f"{folder} was drawn with other settings ({'; '.join(differing)}); {remedy}")
     elif found := [path.name for path in paths if path.exists()]:
-        raise cli.UserError(f"{folder} already holds {len(found)} images of the list, {found[0]} among them, "
+        raise errors.UserError(f"{folder} already holds {len(found)} images of the list, {found[0]} among them, "
                             f"and no generation.json that says how they were made; {remedy}")
 
 
@@ -154,9 +156,9 @@ def draw(args, sd, batches, missing, paths, embeds, resolution, device, weight_d
     """
     from tqdm import tqdm
 
-    from utils import sampling
-    from utils.device import explain_out_of_memory
-    from utils.images import save_image
+    from utils.data.images import save_image
+    from utils.models import sampling
+    from utils.system.device import explain_out_of_memory
 
     sampler = sampling.build_sampler(sd, args.scheduler)
     smaller = f"--batch_size {args.batch_size // 2}" if args.batch_size > 1 else "a smaller --resolution"
@@ -174,7 +176,7 @@ def draw(args, sd, batches, missing, paths, embeds, resolution, device, weight_d
                     args.guidance_scale, weight_dtype)
             finite = images.isfinite().flatten(1).all(dim=1).tolist()
             if not all(finite):
-                raise cli.UserError(f"{paths[batch[finite.index(False)]]}: not a number; try --mixed_precision bf16 "
+                raise errors.UserError(f"{paths[batch[finite.index(False)]]}: not a number; try --mixed_precision bf16 "
                                     "or no")
             if number == 0:
                 begin_saving()
@@ -194,7 +196,7 @@ def sheet_path(args):
 
 def save_sheet(args, listed, paths):
     """Saves the first of the `listed` images as one sheet, and says what else lies in the folder."""
-    from utils.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
+    from utils.data.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
 
     thumbnails = [open_image(path) for path in listed[:GRID_IMAGES]]
     for thumbnail in thumbnails:
@@ -211,15 +213,15 @@ def check_outputs(args, paths):
     """UserError when something is in the way of a file or folder that is to be written."""
     for path in [*paths, args.img_save_path / "generation.json"]:
         if path.exists() and not path.is_file():
-            raise cli.UserError(f"{path}: is no regular file, which is to be written there; move it away")
+            raise errors.UserError(f"{path}: is no regular file, which is to be written there; move it away")
     for folder in {folder for path in paths for folder in path.parents}:
         if os.path.lexists(folder) and not folder.is_dir():
-            raise cli.UserError(f"{folder}: is no folder, which is to be made there; move it away")
+            raise errors.UserError(f"{folder}: is no folder, which is to be made there; move it away")
 
 
 def claim(args, paths, settings, stack):
     """Checks what an earlier run left; the folder is this run's until `stack` ends."""
-    from utils.file_lock import lock_outputs
+    from utils.system.file_lock import lock_outputs
 
     check_outputs(args, paths)
     stack.enter_context(lock_outputs(args.img_save_path))
@@ -235,7 +237,7 @@ def main(args):
     settings = list_settings(args)
     processes.join(args.device)
     if not args.base and not (args.ckpt / "fusion.json").is_file():
-        raise cli.UserError(f"{args.ckpt}: no fusion.json there, so train.py did not write this folder; "
+        raise errors.UserError(f"{args.ckpt}: no fusion.json there, so train.py did not write this folder; "
                             "give one that it wrote, or add --base to draw with plain prompts")
     with contextlib.ExitStack() as stack:
         processes.decide(lambda: claim(args, paths, settings, stack))
@@ -245,17 +247,17 @@ def main(args):
 def generate(args, paths, prompts, settings):
     """Everything once the folder is this run's."""
     # Load the model.
-    from utils import sampling
-    from utils.device import resolve_device
-    from utils.stable_diffusion import encode_prompts
-    from utils.tuned_model import load_tuned_model
+    from utils.method.tuned_model import load_tuned_model
+    from utils.models import sampling
+    from utils.models.stable_diffusion import encode_prompts
+    from utils.system.device import resolve_device
 
     device = resolve_device(args.device)
-    settings["mixed_precision"], weight_dtype = train_settings.choose_precision(args.mixed_precision, device)
+    settings["mixed_precision"], weight_dtype = presets.choose_precision(args.mixed_precision, device)
     model = load_tuned_model(args.ckpt, args.base, args.feature_npy_path, args.resolution)
     sd, limit = model.sd, model.sd.noise_scheduler.config.num_train_timesteps
     if args.num_inference_steps >= limit:
-        raise cli.UserError(f"--num_inference_steps {args.num_inference_steps}: must be below {limit}")
+        raise errors.UserError(f"--num_inference_steps {args.num_inference_steps}: must be below {limit}")
 
     # Check what depends on the model, and write down the settings.
     settings |= model.settings
@@ -306,4 +308,4 @@ def generate(args, paths, prompts, settings):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args(), goes_on=True)
+    script.run_main(main, parse_args(), goes_on=True)

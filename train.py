@@ -17,8 +17,10 @@ import contextlib
 import os
 from pathlib import Path
 
-from utils import cli, files, processes, train_settings
-from utils.digests import digest_files, digest_weights, sha256
+from utils.data.gestures import require_gesture
+from utils.method import presets
+from utils.system import cli, errors, files, processes, script
+from utils.system.digests import digest_files, digest_weights, sha256
 
 
 def parse_args(argv=None):
@@ -40,10 +42,10 @@ def parse_args(argv=None):
                         help="side length in pixels (default: what the base model was made for)")
     parser.add_argument("--feature_npy_path", type=cli.path_name,
                         help="saved gesture feature (63,) instead of Stage I, which needs mediapipe")
-    train_settings.add_preset_flags(parser)
+    presets.add_preset_flags(parser)
     parser.add_argument("--gradient_checkpointing", action="store_true",
                         help="compute activations twice instead of keeping them: less memory, slower")
-    train_settings.add_compile_flag(parser)
+    presets.add_compile_flag(parser)
     parser.add_argument("--allow_tf32", action="store_true",
                         help="fp32 matrix products with a mantissa of 10 bits, on GPUs that have it: faster where "
                              "--mixed_precision is no, as with --preset paper")
@@ -59,14 +61,14 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
 
     try:
-        train_settings.fill_preset(args)
+        presets.fill_preset(args)
         str(args.output_dir).encode()
-    except cli.UserError as error:
+    except errors.UserError as error:
         parser.error(str(error))
     except UnicodeEncodeError:
         parser.error(f"--output_dir {args.output_dir}: no UTF-8, which the files of a model need; give another name")
-    train_settings.check_packages(parser, args)
-    cli.require_gesture(parser, args.gesture)
+    presets.check_packages(parser, args)
+    require_gesture(parser, args.gesture)
     folder = cli.require_dir(parser, args.data_dir / args.gesture / "train", "--data_dir",
                              "images are expected in <data_dir>/<gesture>/train/images")
     cli.require_file(parser, folder / f"{args.captioner}_filenames.txt", "--captioner",
@@ -85,14 +87,14 @@ def parse_args(argv=None):
 
 def read_training_list(args):
     """(paths, captions) of the training images. UserError when lists do not fit or images are missing."""
-    from utils.images import read_aligned, safe_join
+    from utils.data.images import read_aligned, safe_join
 
     folder = args.data_dir / args.gesture / "train"
     list_path = folder / f"{args.captioner}_filenames.txt"
     names, captions = read_aligned(list_path, folder / f"{args.captioner}_{args.captions}.txt")
     paths = [safe_join(folder / "images", name) for name in names[: args.max_train_samples]]
     if missing := [path for path in paths if not path.is_file()]:
-        raise cli.UserError(
+        raise errors.UserError(
             f"{list_path}: {len(missing)} of {len(paths)} images are not in {folder / 'images'}, "
             f"{missing[0].name} among them; put them there or drop their lines from both lists")
     return paths, captions[: args.max_train_samples]
@@ -110,7 +112,7 @@ def list_settings(args, paths, captions):
 
 def measure_gesture(args, gesture, paths, boxes):
     """Stage I: (feature (63,), kind, counts), from the images unless --feature_npy_path is given."""
-    from utils.gesture_encoder import check_feature_info, encode_gesture, load_feature, load_feature_info
+    from utils.method.gesture_feature import check_feature_info, encode_gesture, load_feature, load_feature_info
 
     if not args.feature_npy_path:
         feature, counts = encode_gesture(paths, args.feature, gesture, args.num_workers, boxes)
@@ -139,18 +141,19 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
     import torch
     from accelerate import Accelerator
 
-    from utils import lora, stable_diffusion, training_set
-    from utils.device import resolve_device
-    from utils.figures import save_loss_curves
-    from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
-    from utils.gesture_encoder import load_feature, load_feature_info, save_feature
-    from utils.interruption import Interruption
-    from utils.three_stage import GestureDenoiser, check_prediction_type
-    from utils.training_run import TrainingRun
-    from utils.validation_samples import ValidationSamples, choose_prompts
+    from utils.method import training_set
+    from utils.method.figures import save_loss_curves
+    from utils.method.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
+    from utils.method.gesture_feature import load_feature, load_feature_info, save_feature
+    from utils.method.interruption import Interruption
+    from utils.method.three_stage import GestureDenoiser, check_prediction_type
+    from utils.method.training_run import TrainingRun
+    from utils.method.validation_samples import ValidationSamples, choose_prompts
+    from utils.models import lora, stable_diffusion
+    from utils.system.device import resolve_device
 
     device = resolve_device(args.device)
-    precision, weight_dtype = train_settings.choose_precision(args.mixed_precision, device)
+    precision, weight_dtype = presets.choose_precision(args.mixed_precision, device)
     torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
     sd = stable_diffusion.load_stable_diffusion(args.pretrained_model_name_or_path)
     resolution = stable_diffusion.check_resolution(sd, args.resolution)
@@ -235,11 +238,11 @@ def train_gesture(run, args, settings, gesture, paths, captions, boxes):
 
 def main(args):
     # Check the lists, the feature and the run's folder.
-    from utils import hands
-    from utils.annotations import read_gesturing_boxes
-    from utils.gesture_encoder import warn_without_info
-    from utils.gestures import get_gesture
-    from utils.run_folder import RunFolder
+    from utils.data.annotations import read_gesturing_boxes
+    from utils.data.gestures import get_gesture
+    from utils.hands import detector
+    from utils.method.gesture_feature import warn_without_info
+    from utils.method.run_folder import RunFolder
 
     gesture = get_gesture(args.gesture)
     paths, captions = read_training_list(args)
@@ -249,7 +252,7 @@ def main(args):
         measure_gesture(args, gesture, paths, boxes)
     run = RunFolder(args.output_dir / gesture.name)
     if not args.feature_npy_path and (args.overwrite or not run.feature.is_file()):  # before minutes of other work
-        hands.require_mediapipe("install requirements.txt, or give --feature_npy_path")
+        detector.require_mediapipe("install requirements.txt, or give --feature_npy_path")
     processes.join(args.device)
     settings = processes.decide(lambda: list_settings(args, paths, captions))
     with contextlib.ExitStack() as stack:
@@ -260,14 +263,14 @@ def main(args):
             warn_without_info(args.feature_npy_path)
         num_without = sum(gesture.phrase not in caption for caption in captions)
         if num_without and processes.is_first():
-            cli.warn(f"{num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, which "
+            errors.warn(f"{num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, which "
                      "enrich_captions.py puts in")
-        from utils.device import explain_out_of_memory
+        from utils.system.device import explain_out_of_memory
 
         with explain_out_of_memory(f"--device {args.device} has too little memory for this training; try "
-                                   f"{train_settings.suggest_memory(args)}"):
+                                   f"{presets.suggest_memory(args)}"):
             train_gesture(run, args, settings, gesture, paths, captions, boxes)
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args(), goes_on=True)
+    script.run_main(main, parse_args(), goes_on=True)

@@ -2,10 +2,10 @@
 
 python -m benchmarks.hands --num_images 512 --resolution 512
 
-Renders hands into a temporary folder (or takes --image_folder), then times utils.hands.detect_folder with one process
-and with many in turn, several rounds, on the same list of files. The time a pool takes to start is measured with as
-few images as give every process one task. On a machine that others use too, the cores that are there to be had are
-measured beside it, with busy loops in as many processes. Prints a line per round and medians.
+Renders hands into a temporary folder (or takes --image_folder), then times utils.hands.detector.detect_folder with
+one process and with many in turn, several rounds, on the same list of files. The time a pool takes to start is
+measured with as few images as give every process one task. On a machine that others use too, the cores that are there
+to be had are measured beside it, with busy loops in as many processes. Prints a line per round and medians.
 """
 
 import resource
@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from utils import cli
+from utils.system import cli, errors, script
 
 BURN_SECONDS = 3
 NUM_SCENES = 32  # different pictures; they are repeated up to --num_images
@@ -38,7 +38,7 @@ def render_images(folder, resolution, seed):
     """JPEG files of hands, drawn at a quarter of the size and enlarged, as drawing takes longer than detection."""
     import numpy as np
 
-    from utils.images import list_images, save_image
+    from utils.data.images import list_images, save_image
     from utils.synthetic.scene import render_scene
 
     for index in range(NUM_SCENES):
@@ -49,7 +49,7 @@ def render_images(folder, resolution, seed):
 
 def measure(paths, num_workers):
     """(seconds, CPU seconds of all processes) of one pass over `paths`."""
-    from utils.hands import detect_folder
+    from utils.hands.detector import detect_folder
 
     def cpu_seconds():
         usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -70,7 +70,7 @@ def burn(seconds):
 
 def measure_cores(num_workers):
     """How many cores busy loops in `num_workers` processes get together."""
-    from utils.process_pool import map_in_processes
+    from utils.system.process_pool import map_in_processes
 
     with map_in_processes(burn, [BURN_SECONDS] * num_workers, num_workers) as shares:
         return sum(shares)
@@ -93,14 +93,14 @@ def measure_round(paths, num_workers, chunk_size):
 def main(args):
     import itertools
 
-    from utils.hands import CHUNK_SIZE
-    from utils.images import list_images
-    from utils.process_pool import count_cores
+    from utils.data.images import list_images
+    from utils.hands.detector import CHUNK_SIZE
+    from utils.system.process_pool import count_cores
 
     num_workers = args.num_workers or count_cores()
     if args.num_images < 4 * num_workers * CHUNK_SIZE:
-        raise cli.UserError(f"--num_images {args.num_images}: too few to tell a rate from the start of {num_workers} "
-                            f"processes; use at least {4 * num_workers * CHUNK_SIZE}")
+        raise errors.UserError(f"--num_images {args.num_images}: too few to tell a rate from the start of "
+                               f"{num_workers} processes; use at least {4 * num_workers * CHUNK_SIZE}")
     with tempfile.TemporaryDirectory() as folder:
         # Images
         images = list_images(args.image_folder) if args.image_folder else render_images(
@@ -129,4 +129,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    script.run_main(main, parse_args())

@@ -3,11 +3,11 @@
 python -m benchmarks.metrics
 python -m benchmarks.metrics --bias
 
-Without a flag: times utils.metrics against FrechetInceptionDistance and KernelInceptionDistance of torchmetrics with
-their defaults (on features given, not images) and against the matrix square root of SciPy, on the same skewed random
-features with one thread. Programs take turns, the best time of each counts, so that other work on the machine
-weighs on all alike; what the ratios say is less sensitive to it than the seconds.
-With --bias: Gaussian features of which the true distances are known; nothing is timed.
+Without a flag: times utils.metrics.distances against FrechetInceptionDistance and KernelInceptionDistance of
+torchmetrics with their defaults (on features given, not images) and against the matrix square root of SciPy, on the
+same skewed random features with one thread. Programs take turns, the best time of each counts, so that other work on
+the machine weighs on all alike; what the ratios say is less sensitive to it than the seconds. With --bias: Gaussian
+features of which the true distances are known; nothing is timed.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as `python benchmarks/metrics.py`, too
 
-from utils import cli  # noqa: E402
+from utils.system import cli, script  # noqa: E402
 
 # Covariance eigenvalues proportional to 1, 1/2, 1/3, … with this sum. Of samples whose standard deviations are 1 and
 # SCALE times theirs, the true Fréchet distance is (1 - SCALE)² VARIANCE = 7.1.
@@ -44,7 +44,7 @@ def build_programs(x, y):
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    from utils.metrics import KernelComparison, frechet_distance
+    from utils.metrics.distances import KernelComparison, frechet_distance
 
     class Identity(torch.nn.Module):
         num_features = x.shape[1]
@@ -70,10 +70,10 @@ def build_programs(x, y):
 
     subset_size = min(1000, len(x))  # 1000 is the default of torchmetrics, and cannot be more than there are
     return {
-        "FID": {"utils.metrics": lambda: frechet_distance(x, y),
+        "FID": {"utils.metrics.distances": lambda: frechet_distance(x, y),
                 "torchmetrics": lambda: float(run_torchmetrics(FrechetInceptionDistance(Identity()))),
                 "scipy.linalg.sqrtm": scipy_root},
-        "KID": {"utils.metrics (full, 100 subsets, interval)": kernel_distance_with_all,
+        "KID": {"utils.metrics.distances (full, 100 subsets, interval)": kernel_distance_with_all,
                 "torchmetrics (100 subsets)": lambda: float(run_torchmetrics(
                     KernelInceptionDistance(Identity(), subset_size=subset_size))[0])},
     }
@@ -109,7 +109,7 @@ def measure_bias(num_images, num_features, repeats, rng):
     import numpy as np
     from tqdm import tqdm
 
-    from utils.metrics import KernelComparison, frechet_distance
+    from utils.metrics.distances import KernelComparison, frechet_distance
 
     eigenvalues = 1 / np.arange(1, num_features + 1)
     eigenvalues *= VARIANCE / eigenvalues.sum()
@@ -145,4 +145,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    script.run_main(main, parse_args())

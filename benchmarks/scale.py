@@ -18,10 +18,10 @@ import threading
 import time
 from pathlib import Path
 
-from utils import cli
+from utils.system import cli, script
 
 NUM_PICTURES = 200
-LARGE_SIDE = 9_400  # pixels: just below the limit of utils.images
+LARGE_SIDE = 9_400  # pixels: just below the limit of utils.data.images
 SAMPLING_SECONDS = 0.02
 HAND = {"scores": (1,), "landmarks": (1, 21, 3), "world_landmarks": (1, 21, 3)}
 FEATURES = {"features": (1, 2048)}  # of Inception
@@ -87,7 +87,7 @@ def measure(step, *args):
 
 def open_all(paths):
     """Opens images as the scripts do, one after the other."""
-    from utils.image_opening import open_images
+    from utils.data.image_opening import open_images
 
     with open_images(paths) as opened:
         return sum(image.width for image in opened)
@@ -95,7 +95,7 @@ def open_all(paths):
 
 def read_lists(folder, names, captions):
     """Both lists, and the path of each name."""
-    from utils.images import read_aligned, safe_join
+    from utils.data.images import read_aligned, safe_join
 
     lines = read_aligned(names, captions)
     return lines, [safe_join(folder, name) for name in lines[0]]
@@ -105,7 +105,7 @@ def keep(paths, cache_dir, shapes):
     """Writes a cache with float32 arrays ({name: shape}) for each image and reads it again."""
     import numpy as np
 
-    from utils.folder_cache import Block, FolderCache, cached_blocks
+    from utils.data.folder_cache import Block, FolderCache, cached_blocks
 
     def run():
         cache = FolderCache(cache_dir, "scale", paths, {})
@@ -118,7 +118,7 @@ def keep(paths, cache_dir, shapes):
 
 def extract(paths):
     """Synthetic features of images."""
-    from utils.features import extract_features
+    from utils.metrics.features import extract_features
     from utils.synthetic.feature_network import load_feature_network
 
     return extract_features(load_feature_network(), [(path, []) for path in paths], "full", "cpu")
@@ -127,8 +127,8 @@ def extract(paths):
 def main(args):
     from PIL import Image
 
-    from utils.hands import detect_folder
-    from utils.images import list_images
+    from utils.data.images import list_images
+    from utils.hands.detector import detect_folder
 
     with tempfile.TemporaryDirectory() as root:
         root = Path(root)
@@ -168,4 +168,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    script.run_main(main, parse_args())

@@ -14,8 +14,8 @@ import contextlib
 import time
 from types import SimpleNamespace
 
-from utils import cli
-from utils.train_settings import add_compile_flag
+from utils.method.presets import add_compile_flag
+from utils.system import cli, script
 
 SIZES = {
     "tiny": {"unet": {"sample_size": 16, "block_out_channels": (80, 96, 112), "layers_per_block": 1,
@@ -53,10 +53,11 @@ def build_parts(size, device):
     config = SIZES[size]
     blocks = len(config["vae"]["block_out_channels"])
     torch.manual_seed(0)
-    vae = AutoencoderKL(latent_channels=4, down_block_types=("DownEncoderBlock2D",) * blocks,
-                        up_block_types=("UpDecoderBlock2D",) * blocks, **config["vae"])
-    unet = UNet2DConditionModel(**config["unet"])
-    return SimpleNamespace(name="random", unet=unet.to(device), vae=vae.to(device), noise_scheduler=DDPMScheduler(),
+    with device:  # where random numbers are made fast
+        vae = AutoencoderKL(latent_channels=4, down_block_types=("DownEncoderBlock2D",) * blocks,
+                            up_block_types=("UpDecoderBlock2D",) * blocks, **config["vae"])
+        unet = UNet2DConditionModel(**config["unet"])
+    return SimpleNamespace(name="random", unet=unet, vae=vae, noise_scheduler=DDPMScheduler(),
                            vae_scale_factor=2 ** (blocks - 1))
 
 
@@ -79,7 +80,7 @@ def build_data(sd, size, num_images):
     """A TrainingSet of random numbers."""
     import torch
 
-    from utils.training_set import TrainingSet
+    from utils.method.training_set import TrainingSet
 
     config = SIZES[size]
     side, width = config["unet"]["sample_size"], config["unet"]["cross_attention_dim"]
@@ -128,9 +129,9 @@ def measure_stage(stage_name, args, device, precision, preset="improved", batch_
     import torch
     from accelerate import Accelerator
 
-    from utils.fusion import TrainedFusion
-    from utils.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise
-    from utils.train_settings import fill_preset
+    from utils.method.fusion import TrainedFusion
+    from utils.method.presets import fill_preset
+    from utils.method.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise
 
     start_row(device)
     torch.backends.cuda.matmul.allow_tf32 = preset == "paper"  # as with --allow_tf32
@@ -161,7 +162,7 @@ def measure_generation(args, device, weight_dtype, precision):
     """A row of sample_images with guidance, images per second."""
     import torch
 
-    from utils.sampling import build_sampler, compile_unet, image_generator, sample_images
+    from utils.models.sampling import build_sampler, compile_unet, image_generator, sample_images
 
     start_row(device)
     sd = build_parts(args.size, device)
@@ -191,7 +192,7 @@ def measure_published(stage_name, args, device):
     """A row of the released programs' loop: fp32, one image, its own Adam, gradients of the frozen U-Net too."""
     import torch
 
-    from utils.three_stage import denoising_loss
+    from utils.method.three_stage import denoising_loss
 
     start_row(device)
     sd = build_parts(args.size, device)
@@ -219,7 +220,7 @@ def measure_eager(args, device, precision, weight_dtype):
     import torch
     from diffusers.training_utils import EMAModel
 
-    from utils.three_stage import denoising_loss
+    from utils.method.three_stage import denoising_loss
 
     start_row(device)
     sd = build_parts(args.size, device)
@@ -267,8 +268,8 @@ def seconds_per_image(stage_two, stage_three):
 def main(args):
     import torch
 
-    from utils.device import resolve_device
-    from utils.train_settings import choose_precision
+    from utils.method.presets import choose_precision
+    from utils.system.device import resolve_device
 
     device = resolve_device(args.device)
     precision, weight_dtype = choose_precision("auto", device)
@@ -308,4 +309,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    script.run_main(main, parse_args())

@@ -4,7 +4,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from utils.enrichment import PROMPT, build_prompt
+from utils.captions.enrichment import PROMPT, build_prompt
 
 PHRASE = "making phone call hand gesture"
 ANSWERS = {  # of the trained model

@@ -6,12 +6,12 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from utils.finger_states import matches_gesture
-from utils.gestures import GESTURES
-from utils.hands import Hand, detect_hands
-from utils.process_pool import count_cores, map_in_processes
+from utils.data.gestures import GESTURES
+from utils.hands.detector import Hand, detect_hands
+from utils.hands.finger_states import matches_gesture
 from utils.synthetic.hand import POSES, pose_hand
 from utils.synthetic.scene import render_scene
+from utils.system.process_pool import count_cores, map_in_processes
 
 
 def render_hand(gesture, index, resolution=128):

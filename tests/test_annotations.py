@@ -6,8 +6,14 @@ import random
 
 import pytest
 
-from utils.annotations import gesturing_boxes, gesturing_first, read_annotations, read_gesture, read_gesturing_boxes
-from utils.cli import UserError
+from utils.data.annotations import (
+    gesturing_boxes,
+    gesturing_first,
+    read_annotations,
+    read_gesture,
+    read_gesturing_boxes,
+)
+from utils.system.errors import UserError
 
 HAND = [[round(0.1 + 0.01 * i, 2), 0.5] for i in range(21)]
 IDLE, GESTURING = [0.02, 0.8, 0.1, 0.1], [0.6, 0.2, 0.1, 0.2]

@@ -29,9 +29,12 @@ from tests import tiny_captioners
 from tests.conftest import ROOT, without_rights
 from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
-from utils import cli, files, hagrid, results_table, sampling
-from utils.fusion import TrainedFusion, save_fusion
-from utils.synthetic import feature_network, metric_check, render, tiny_stable_diffusion
+from utils.data import hagrid
+from utils.method.fusion import TrainedFusion, save_fusion
+from utils.metrics import anatomy_check, results_table
+from utils.models import sampling
+from utils.synthetic import feature_network, render, tiny_stable_diffusion
+from utils.system import files
 
 SIZES = {"gesture": "call", "sequence_length": 16, "embed_dim": 32}
 NUM_GOOD, NUM_BAD = 12, 5
@@ -94,7 +97,7 @@ def run(script, args, capsys):
     capsys.readouterr()
     status = 0
     try:
-        cli.run_main(script.main, script.parse_args(list(map(str, args))))
+        script.run_main(script.main, script.parse_args(list(map(str, args))))
     except SystemExit as stopped:
         status = stopped.code
     errors = capsys.readouterr().err.replace("\r", "\n")
@@ -138,7 +141,7 @@ def commands(world, odd, tmp_path):
 def test_odd_images_are_read_and_the_others_are_named_and_counted(name, world, odd, tmp_path, capsys):
     script, args = next((script, args) for script, args in commands(world, odd, tmp_path).items()
                         if script.__name__ == name)
-    cli.run_main(script.main, script.parse_args(list(map(str, args))))
+    script.run_main(script.main, script.parse_args(list(map(str, args))))
     output = capsys.readouterr()
     for bad in ("truncated.jpg", "zero.png", "text.jpeg", "bomb.png", "pickle.png"):
         assert bad in output.err + output.out, bad
@@ -295,7 +298,7 @@ FLAGS += [(hand_confidence, flag) for flag in ("max_num_hands", "num_workers")]
 FLAGS += [(render, flag) for flag in ("resolution", "num_train", "num_test", "num_workers")]
 FLAGS += [(hagrid, flag) for flag in ("resolution", "num_train", "num_test", "num_workers")]
 FLAGS += [(enrich_captions, flag) for flag in ("batch_size", "num_parallel", "timeout", "retries", "max_attempts")]
-FLAGS += [(metric_check, flag) for flag in ("num_images", "num_sets", "resolution", "batch_size", "num_workers")]
+FLAGS += [(anatomy_check, flag) for flag in ("num_images", "num_sets", "resolution", "batch_size", "num_workers")]
 FLAGS += [(feature_network, flag) for flag in ("hands_per_gesture", "steps", "batch_size", "num_threads")]
 FLAGS += [(tiny_stable_diffusion, flag) for flag in ("num_images", "vae_steps", "batch_size", "num_threads")]
 FLAGS += [(VitGpt2, "batch_size"), (dataset_evaluate, "batch_size"), (dataset_evaluate, "num_workers")]

@@ -27,13 +27,15 @@ import VitGpt2
 from tests import tiny_captioners
 from tests.conftest import without_rights
 from tests.training_world import write_world
-from utils import cli, hagrid, results_table
-from utils.synthetic import feature_network, metric_check, render, tiny_stable_diffusion
+from utils.data import hagrid
+from utils.metrics import anatomy_check, results_table
+from utils.synthetic import feature_network, render, tiny_stable_diffusion
+from utils.system import cli, errors, script
 
 ALL = {script.__name__.rpartition(".")[2]: script for script in (
     BLIP2, PaliGemma, VitGpt2, enrich_captions, dataset_evaluate, train, image_generation, cal_fid, cal_kid,
-    hand_confidence, hagrid, render, results_table, feature_network, metric_check, tiny_stable_diffusion)}
-LONG = ("feature_network", "metric_check", "tiny_stable_diffusion")
+    hand_confidence, hagrid, render, results_table, feature_network, anatomy_check, tiny_stable_diffusion)}
+LONG = ("feature_network", "anatomy_check", "tiny_stable_diffusion")
 CAPTIONERS = ("BLIP2", "PaliGemma", "VitGpt2")
 TRAIN = "data/call/train"
 LISTS = ("synthetic_filenames.txt", "synthetic_captions.txt")
@@ -102,7 +104,7 @@ def run(name, args, capsys):
     capsys.readouterr()
     status, script = 0, ALL[name]
     try:
-        cli.run_main(script.main, script.parse_args(list(map(str, args))))
+        script.run_main(script.main, script.parse_args(list(map(str, args))))
     except SystemExit as stopped:
         status = stopped.code
     output, errors = capsys.readouterr()
@@ -251,9 +253,9 @@ def test_odd_names_are_captioned_enriched_evaluated_trained_and_drawn(place, mod
             os.rename(data / "images" / f"{i}.png", data / "images" / name)
         for path in data.glob("synthetic_*"):
             path.unlink()
-    for script in ("VitGpt2", "enrich_captions", "dataset_evaluate", "train", "image_generation"):
-        args = [str(arg).replace("synthetic", "VitGpt2") for arg in command(script, place, models)]
-        assert run(script, args, capsys)[::2] == (0, []), script
+    for stage in ("VitGpt2", "enrich_captions", "dataset_evaluate", "train", "image_generation"):
+        args = [str(arg).replace("synthetic", "VitGpt2") for arg in command(stage, place, models)]
+        assert run(stage, args, capsys)[::2] == (0, []), stage
     listed = (place / TRAIN / "VitGpt2_filenames.txt").read_text(encoding="utf-8").splitlines()
     assert listed == sorted(names) and all((place / "images" / name).is_file() for name in names)
 
@@ -262,7 +264,7 @@ def test_odd_names_are_captioned_enriched_evaluated_trained_and_drawn(place, mod
 def test_a_name_with_a_line_break_is_left_out_of_the_lists_and_said_in_one_line(name, place, models, capsys):
     os.rename(place / TRAIN / "images" / "0.png", place / TRAIN / "images" / "two\nlines.png")
     capsys.readouterr()
-    cli.run_main(ALL[name].main, ALL[name].parse_args(list(map(str, command(name, place, models)))))
+    script.run_main(ALL[name].main, ALL[name].parse_args(list(map(str, command(name, place, models)))))
     warnings = [line for line in capsys.readouterr().err.splitlines() if "lines.png" in line]
     assert len(warnings) == 1 and r"two\nlines.png" in warnings[0]
     assert (place / TRAIN / f"{name}_filenames.txt").read_text() == "1.png\n2.png\n"
@@ -330,7 +332,7 @@ def test_no_numeric_flag_takes_what_is_no_number_of_its_kind(name, place, models
 @pytest.mark.parametrize("name", [name for name in ALL if name != "results_table"])
 def test_every_seed_up_to_the_largest_is_taken(name, place, models, capsys):
     if name in LONG:  # their seed goes to the renderer's generators
-        more = [] if name == "metric_check" else ["--output_dir", place / "new"]
+        more = [] if name == "anatomy_check" else ["--output_dir", place / "new"]
         assert ALL[name].parse_args(list(map(str, ["--seed", 2**63 - 1, *more]))).seed == 2**63 - 1
     else:
         assert run(name, with_flag(command(name, place, models), "--seed", 2**63 - 1), capsys)[::2] == (0, [])
@@ -352,8 +354,8 @@ def test_debug_shows_where_it_was_refused(name, place, models):
         path.write_bytes(b"no image")
     if name == "hagrid":
         args += ["--resolution", 32]
-    with pytest.raises(cli.UserError):
-        cli.run_main(ALL[name].main, ALL[name].parse_args(list(map(str, args))))
+    with pytest.raises(errors.UserError):
+        script.run_main(ALL[name].main, ALL[name].parse_args(list(map(str, args))))
 
 
 # .npy

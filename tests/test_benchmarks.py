@@ -6,7 +6,7 @@ import time
 import torch
 
 from benchmarks import scale, stable_diffusion
-from utils.process_pool import map_in_processes
+from utils.system.process_pool import map_in_processes
 
 
 def test_every_row_of_the_training_benchmark_is_measured(capsys):

@@ -1,4 +1,4 @@
-"""cal_fid.py and cal_kid.py as a user runs them, and what utils/evaluation.py counts."""
+"""cal_fid.py and cal_kid.py as a user runs them, and what utils/metrics/evaluation.py counts."""
 
 import json
 
@@ -11,13 +11,12 @@ import cal_fid
 import cal_kid
 from tests.conftest import no_reader
 from tests.rendered_hands import add_useless_files, render_folder
-from utils import cli
-from utils.cli import UserError
-from utils.evaluation import measure_floor, open_folder
-from utils.features import FeatureSet
-from utils.files import read_rows
-from utils.inception import load_inception
-from utils.metrics import frechet_distance, kernel_distance
+from utils.metrics.distances import frechet_distance, kernel_distance
+from utils.metrics.evaluation import measure_floor, open_folder
+from utils.metrics.features import FeatureSet
+from utils.metrics.inception import load_inception
+from utils.system.errors import UserError
+from utils.system.files import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +112,7 @@ def test_the_row_is_saved_when_the_reader_of_the_numbers_has_gone(script, folder
     args = ["--real_images", folders / "call", "--fake_images", folders / "more_call", "--features", "landmarks",
             "--output", tmp_path / "rows.jsonl"]
     with no_reader(), pytest.raises(SystemExit) as exit_status:
-        cli.run_main(script.main, script.parse_args([str(arg) for arg in args]))
+        script.run_main(script.main, script.parse_args([str(arg) for arg in args]))
     assert exit_status.value.code == 141
     row, = read_rows(tmp_path / "rows.jsonl")
     assert row["num_real"] == row["num_fake"] == 8

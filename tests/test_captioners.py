@@ -21,11 +21,11 @@ import PaliGemma
 import VitGpt2
 from tests import tiny_captioners
 from tests.conftest import ROOT
-from utils.captions import clean_caption
-from utils.cli import UserError
-from utils.hub import fetch_transformers_folder
-from utils.image_text_models import load_captioner, load_clip, weights_digest
-from utils.images import open_image, read_aligned
+from utils.captions.captioning import clean_caption
+from utils.data.images import open_image, read_aligned
+from utils.models.hub import fetch_transformers_folder
+from utils.models.image_text_models import load_captioner, load_clip, weights_digest
+from utils.system.errors import UserError
 
 SCRIPTS = {"BLIP2": (BLIP2, tiny_captioners.build_tiny_blip2),
            "PaliGemma": (PaliGemma, tiny_captioners.build_tiny_paligemma),

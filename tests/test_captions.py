@@ -1,4 +1,5 @@
-"""utils/captions.py and utils/caption_folder.py: with a model that names colours, so that every caption is known."""
+"""utils/captions/captioning.py and caption_folder.py: with a model that names colours, so that every caption is
+known."""
 
 import json
 import os
@@ -9,12 +10,12 @@ from argparse import Namespace
 import pytest
 from PIL import Image
 
-from utils import caption_folder, captions
-from utils.caption_folder import CaptionFolder
-from utils.cli import UserError
-from utils.images import read_aligned, read_lines
+from utils.captions import caption_folder, captioning
+from utils.captions.caption_folder import CaptionFolder
+from utils.data.images import read_aligned, read_lines
+from utils.system.errors import UserError
 
-NAMER = captions.Captioner("Namer", "nobody/namer", "namer", "Namer", {"max_new_tokens": 5})
+NAMER = captioning.Captioner("Namer", "nobody/namer", "namer", "Namer", {"max_new_tokens": 5})
 COLORS = ("red", "green", "blue", "white", "black", "yellow", "purple")
 
 
@@ -67,7 +68,7 @@ def run(data, namer=None, **flags):
         loaded.append(namer or ColorNamer())
         return loaded[0]
 
-    captions.caption_splits(Namespace(**flags), NAMER, load)
+    captioning.caption_splits(Namespace(**flags), NAMER, load)
     return loaded[0] if loaded else None
 
 
@@ -89,7 +90,7 @@ def lists(data, split="train"):
     (" \n\x00\t", ""),
 ])
 def test_a_caption_becomes_one_printable_line(text, clean, tmp_path):
-    assert captions.clean_caption(text) == clean
+    assert captioning.clean_caption(text) == clean
     if clean:
         (tmp_path / "list.txt").write_text(f"{clean}\n", encoding="utf-8")
         assert read_lines(tmp_path / "list.txt") == [clean]
@@ -356,7 +357,7 @@ def test_a_damaged_journal_is_named_with_its_line(data):
 
 
 def test_a_second_run_on_the_same_captions_is_refused_and_another_captioner_is_not(data):
-    other = captions.Captioner("Other", "nobody/namer", "namer", "Namer", {})
+    other = captioning.Captioner("Other", "nobody/namer", "namer", "Namer", {})
 
     class Meanwhile(ColorNamer):
         def caption(self, images):
@@ -364,7 +365,7 @@ def test_a_second_run_on_the_same_captions_is_refused_and_another_captioner_is_n
                 for overwrite in (False, True):
                     with pytest.raises(UserError, match="train/Namer_captions.jsonl: another run is writing to it"):
                         run(data, overwrite=overwrite)
-                captions.caption_splits(Namespace(gesture="call", split="train", data_dir=data, model="namer", seed=0,
+                captioning.caption_splits(Namespace(gesture="call", split="train", data_dir=data, model="namer", seed=0,
                                                   batch_size=2, dtype="auto", overwrite=False), other,
                                         lambda *_: ColorNamer())
             return super().caption(images)
@@ -402,6 +403,6 @@ def test_a_full_disk_keeps_the_captions_so_far(data):
 ])
 def test_wrong_arguments_are_refused(data, args, problem, capsys):
     with pytest.raises(SystemExit) as exit_status:
-        captions.parse_args("", NAMER, [arg.format(data=data) for arg in args])
+        captioning.parse_args("", NAMER, [arg.format(data=data) for arg in args])
     assert exit_status.value.code == 2
     assert problem.format(data=data) in capsys.readouterr().err

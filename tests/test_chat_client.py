@@ -20,10 +20,11 @@ from tests.chat_server import (
     stream,
     truncated,
 )
-from utils import chat_client
-from utils.chat_client import ChatClient, parse_address, parse_retry_after
-from utils.cli import UserError
-from utils.enrichment import Answer, NoAnswerError, Question, build_prompt
+from utils.captions.enrichment import build_prompt
+from utils.models import chat_client
+from utils.models.chat_client import ChatClient, parse_address, parse_retry_after
+from utils.models.questions import Answer, NoAnswerError, Question
+from utils.system.errors import UserError
 
 PHRASE = "making phone call hand gesture"
 QUESTION = Question(build_prompt("a man", PHRASE), seed=7, is_greedy=True)

@@ -13,13 +13,13 @@ import torch
 from accelerate import Accelerator
 
 from tests.conftest import without_rights
-from utils.checkpoint import CheckpointFolder, digest_state, restore_stage, stage_parts
-from utils.files import remove
-from utils.fusion import TrainedFusion
-from utils.stable_diffusion import load_stable_diffusion
-from utils.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise
-from utils.train_settings import fill_preset
-from utils.training_set import TrainingSet
+from utils.method.checkpoint import CheckpointFolder, digest_state, restore_stage, stage_parts
+from utils.method.fusion import TrainedFusion
+from utils.method.presets import fill_preset
+from utils.method.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise
+from utils.method.training_set import TrainingSet
+from utils.models.stable_diffusion import load_stable_diffusion
+from utils.system.files import remove
 
 STATE = {"stage": "Stage II", "scaler": None}
 

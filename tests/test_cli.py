@@ -1,4 +1,4 @@
-"""utils/cli.py, utils/signals.py: what a script refuses, what it says, and how it ends."""
+"""utils/cli.py, utils/system/signals.py: what a script refuses, what it says, and how it ends."""
 
 import argparse
 import os
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import cli, signals
-from utils.interruption import Interruption
+from utils.data.gestures import require_gesture
+from utils.method.interruption import Interruption
+from utils.system import cli, signals
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -121,11 +122,11 @@ def test_existing_paths_come_back(tmp_path):
 
 
 def test_an_unknown_gesture_is_answered_with_close_matches(capsys):
-    assert "did you mean call?" in refusal(capsys, cli.require_gesture, "cal")
-    assert "did you mean peace" in refusal(capsys, cli.require_gesture, "Peace")
-    no_match = refusal(capsys, cli.require_gesture, "zzz")
+    assert "did you mean call?" in refusal(capsys, require_gesture, "cal")
+    assert "did you mean peace" in refusal(capsys, require_gesture, "Peace")
+    no_match = refusal(capsys, require_gesture, "zzz")
     assert "did you mean" not in no_match and "two_up_inverted" in no_match
-    assert cli.require_gesture(cli.ArgumentParser(), "ok").name == "ok"
+    assert require_gesture(cli.ArgumentParser(), "ok").name == "ok"
 
 
 # Running a script
@@ -146,7 +147,7 @@ def run_code(body, stdout=subprocess.PIPE, debug=False, flags="", close=(), **en
 
 
 @pytest.mark.parametrize(("body", "status", "line"), [
-    ("raise cli.UserError('a.json: no names\\nnext line')", 1, "a.json: no names\\nnext line"),
+    ("raise errors.UserError('a.json: no names\\nnext line')", 1, "a.json: no names\\nnext line"),
     ("open('/nonexistent/file')", 1, "/nonexistent/file: No such file or directory; give a path that exists"),
     ("open('/dev')", 1, "/dev: Is a directory; a folder is in the way; move it away"),
     ("open('x' * 300)", 1, f"{'x' * 300}: File name too long; give a shorter name"),
@@ -182,7 +183,7 @@ def test_what_nobody_foresaw_is_one_line_too_and_debug_shows_the_traceback(body,
 
 
 def test_debug_shows_the_traceback_of_what_the_user_can_put_right():
-    result = run_code("raise cli.UserError('bad data')", debug=True)
+    result = run_code("raise errors.UserError('bad data')", debug=True)
     assert result.returncode == 1 and "Traceback" in result.stderr and "bad data" in result.stderr
 
 
@@ -216,11 +217,11 @@ def test_output_that_cannot_be_written_is_an_error(body, environment):
 
 
 def test_an_error_line_is_clear_of_a_progress_bar():
-    result = run_code("from tqdm import tqdm\nargs.bar = tqdm(total=3)\nraise cli.UserError('bad image')")
+    result = run_code("from tqdm import tqdm\nargs.bar = tqdm(total=3)\nraise errors.UserError('bad image')")
     assert "error: bad image" in result.stderr.replace("\r", "\n").splitlines()
 
 
-STREAMS = "print(sys.argv[0], 'caf\\xe9 \\udce9 …')\nraise cli.UserError('d\\xe9sol\\xe9')"
+STREAMS = "print(sys.argv[0], 'caf\\xe9 \\udce9 …')\nraise errors.UserError('d\\xe9sol\\xe9')"
 
 
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "utf-8"}])

@@ -15,7 +15,7 @@ import dataset_evaluate
 from tests.conftest import no_reader
 from tests.rendered_hands import render_hand
 from tests.tiny_captioners import build_tiny_clip
-from utils.image_text_models import load_clip
+from utils.models.image_text_models import load_clip
 
 PHRASE = "making phone call hand gesture"
 CAPTIONS = [f"a photo of a hand {PHRASE}", "a red background", "a blue background", "a red background",

@@ -14,8 +14,8 @@ import pytest
 import enrich_captions
 from tests.chat_models import build_babbling_model
 from tests.chat_server import ChatServer, answer, stall, status
-from utils.cli import UserError
-from utils.enriched_file import EnrichedFile, lock_enriched
+from utils.captions.enriched_file import EnrichedFile, lock_enriched
+from utils.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PHRASE = "making phone call hand gesture"
@@ -321,7 +321,7 @@ def test_what_is_enriched_anew_takes_the_place_of_the_old_when_it_is_complete_an
     def check(captions, enriched, phrase, path):
         raise UserError("a line lacks the phrase")
 
-    monkeypatch.setattr("utils.enriched_file.check_coverage", check)
+    monkeypatch.setattr("utils.captions.enriched_file.check_coverage", check)
     with pytest.raises(UserError, match="a line lacks"):
         run_rules(data, "--phrase", "calling by hand", "--overwrite")
     assert before.items() <= contents(data).items()

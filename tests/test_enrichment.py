@@ -8,13 +8,8 @@ import pytest
 import torch
 
 from tests.chat_models import ANSWERS, build_babbling_model, build_trained_model
-from utils.cli import UserError
-from utils.clip_tokens import load_token_counter
-from utils.enrichment import (
+from utils.captions.enrichment import (
     MAX_FAILED,
-    Answer,
-    NoAnswerError,
-    Question,
     build_prompt,
     check_answer,
     check_coverage,
@@ -23,9 +18,12 @@ from utils.enrichment import (
     line_seed,
     map_in_threads,
 )
-from utils.enrichment_rules import Target
-from utils.gestures import GESTURES
-from utils.language_models import GumbelNoise, LocalModel
+from utils.captions.rules.enrichment_rules import Target
+from utils.data.gestures import GESTURES
+from utils.models.clip_tokens import load_token_counter
+from utils.models.language_models import GumbelNoise, LocalModel
+from utils.models.questions import Answer, NoAnswerError, Question
+from utils.system.errors import UserError
 
 PHRASE = GESTURES["call"].phrase
 TARGET = Target(GESTURES["call"], PHRASE, *load_token_counter())

@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from utils.clip_tokens import MAX_TOKENS, load_clip_tokenizer, load_token_counter
-from utils.enrichment_rules import (
+from utils.captions.rules.enrichment_rules import (
     Target,
     enrich_by_rules,
     find_other_gesture,
@@ -14,7 +13,8 @@ from utils.enrichment_rules import (
     has_phrase_once,
     to_one_line,
 )
-from utils.gestures import GESTURES
+from utils.data.gestures import GESTURES
+from utils.models.clip_tokens import MAX_TOKENS, load_clip_tokenizer, load_token_counter
 
 NUM_RANDOM = 40  # captions per gesture
 COUNT_TOKENS, _ = load_token_counter()

@@ -9,12 +9,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.rendered_hands import render_hand
-from utils.cli import UserError
 from utils.synthetic import feature_examples, feature_hands
 from utils.synthetic.feature_model import train_network
 from utils.synthetic.feature_network import SHIPPED, load_feature_network
 from utils.synthetic.hand import FINGERS, MALFORMATIONS
 from utils.synthetic.scene import render_scene
+from utils.system.errors import UserError
 
 WEIGHTS = SHIPPED / "model.safetensors"
 COMMAND = ["-m", "utils.synthetic.feature_network"]

@@ -1,4 +1,4 @@
-"""utils/features.py: which picture each row is of, whatever the batch size, and what the cache keeps."""
+"""utils/metrics/features.py: which picture each row is of, whatever the batch size, and what the cache keeps."""
 
 import functools
 
@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from tests.rendered_hands import skeleton_hand
-from utils.device import full_precision
-from utils.features import extract_features, landmark_features
-from utils.gesture_encoder import canonical_landmarks
+from utils.hands.canonical_landmarks import canonical_landmarks
+from utils.metrics.features import extract_features, landmark_features
+from utils.system.device import full_precision
 
 
 def mean_pixels(image, calls=None):

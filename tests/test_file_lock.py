@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from utils.cli import UserError
-from utils.file_lock import lock_outputs
-from utils.files import beside
+from utils.system.errors import UserError
+from utils.system.file_lock import lock_outputs
+from utils.system.files import beside
 
-HOLD = ("import sys\nfrom utils.file_lock import lock_outputs\nwith lock_outputs(*sys.argv[1:]):\n"
+HOLD = ("import sys\nfrom utils.system.file_lock import lock_outputs\nwith lock_outputs(*sys.argv[1:]):\n"
         "    print('locked', flush=True)\n    sys.stdin.read()\n")
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tests.test_cli import files_below, run_code
-from utils import cli, files
-from utils.annotations import read_annotations
-from utils.images import read_lines
+from utils.data.annotations import read_annotations
+from utils.data.images import read_lines
+from utils.system import errors, files
 
 UNDECODABLE = os.fsdecode(b"caf\xe9.png")  # Latin-1 bytes in a file name
 LIMIT_FILE_SIZE = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
@@ -101,7 +101,7 @@ def test_json_carries_paths_arrays_and_undecodable_names(tmp_path):
 def test_damaged_json_is_a_user_error_that_names_the_file(tmp_path, content):
     path = tmp_path / "config.json"
     path.write_bytes(content)
-    with pytest.raises(cli.UserError, match="config.json"):
+    with pytest.raises(errors.UserError, match="config.json"):
         files.read_json(path)
 
 
@@ -146,7 +146,7 @@ def test_pipes_devices_and_giants_are_refused_without_being_read(read, tmp_path)
     with open(tmp_path / "giant", "wb") as file:
         file.truncate(1 << 40)  # a hole: takes no space
     for name, problem in {"pipe": "no regular file", "link": "no regular file", "giant": "1099512 MB, more"}.items():
-        with pytest.raises(cli.UserError, match=problem) as error:
+        with pytest.raises(errors.UserError, match=problem) as error:
             read(tmp_path / name)
         assert str(tmp_path / name) in str(error.value)
 
@@ -154,5 +154,5 @@ def test_pipes_devices_and_giants_are_refused_without_being_read(read, tmp_path)
 @pytest.mark.parametrize("content", ["[]", "3", '"text"', "null"])
 def test_settings_that_are_no_object_are_refused(content, tmp_path):
     (tmp_path / "generation.json").write_text(content)
-    with pytest.raises(cli.UserError, match="generation.json: a JSON object is expected"):
+    with pytest.raises(errors.UserError, match="generation.json: a JSON object is expected"):
         files.read_object(tmp_path / "generation.json")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.rendered_hands import find_all_hands, random_rotation, skeleton_hand
-from utils.finger_states import (
+from utils.data.gestures import FINGERS, GESTURES
+from utils.hands.finger_states import (
     TOUCH_BEND,
     finger_bend,
     finger_states,
@@ -14,7 +15,6 @@ from utils.finger_states import (
     matches_gesture,
     touches_thumb,
 )
-from utils.gestures import FINGERS, GESTURES
 
 IMAGES = 40  # rendered per gesture
 POSED = [gesture for gesture in GESTURES.values() if gesture.fingers]

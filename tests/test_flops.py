@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise
-from utils.train_settings import fill_preset
-from utils.training_set import TrainingSet
+from utils.method.presets import fill_preset
+from utils.method.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise
+from utils.method.training_set import TrainingSet
 
 NUM_IMAGES = 2
 

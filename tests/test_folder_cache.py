@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils import folder_cache
-from utils.files import beside
-from utils.folder_cache import Block, FolderCache, cached_blocks
+from utils.data import folder_cache
+from utils.data.folder_cache import Block, FolderCache, cached_blocks
+from utils.system.files import beside
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"confidence": 0.5, "weights": None}

@@ -22,11 +22,11 @@ import train
 import VitGpt2
 from tests import tiny_captioners
 from tests.training_world import write_world
-from utils import cli, files
-from utils.fusion import TrainedFusion, save_fusion
-from utils.lora import add_lora, save_lora
-from utils.stable_diffusion import load_stable_diffusion, save_pipeline
+from utils.method.fusion import TrainedFusion, save_fusion
+from utils.models.lora import add_lora, save_lora
+from utils.models.stable_diffusion import load_stable_diffusion, save_pipeline
 from utils.synthetic import render
+from utils.system import errors, files
 
 PAGE = 4096
 
@@ -66,7 +66,7 @@ def run(script, flags, capsys):
     ignored = []
     hook, sys.unraisablehook = sys.unraisablehook, lambda raised: ignored.append(str(raised.exc_value))
     try:
-        cli.run_main(script.main, script.parse_args([str(flag) for flag in flags]))
+        script.run_main(script.main, script.parse_args([str(flag) for flag in flags]))
         status = 0
     except SystemExit as exit:
         status = exit.code
@@ -227,7 +227,7 @@ def test_a_model(tmp_path, tiny_pipeline, save):
                 limit_files(largest * number // 12)
             with pytest.raises(OSError) as full:
                 write(tmp_path / "disk")
-            status, message = cli.describe_error(full.value)
+            status, message = errors.describe_error(full.value)
             assert status == 1 and message.startswith(str(tmp_path / "disk" / "model")) and ".tmp-" not in message
             assert not list((tmp_path / "disk").iterdir())
 

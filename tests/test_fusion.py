@@ -12,9 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from utils.cli import UserError
-from utils.digests import sha256
-from utils.fusion import (
+from utils.method.fusion import (
     BIAS_STREAM,
     WEIGHT_STREAM,
     FrozenFusion,
@@ -27,6 +25,8 @@ from utils.fusion import (
     random_int16,
     save_fusion,
 )
+from utils.system.digests import sha256
+from utils.system.errors import UserError
 
 CONFIG = {"gesture": "call", "Lambda": 0.7, "feature": "canonical", "sequence_length": 5, "embed_dim": 12,
           "seed": 3, "pretrained_model_name_or_path": "tiny"}
@@ -196,7 +196,7 @@ MEASURE = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
-from utils.fusion import FrozenFusion
+from utils.method.fusion import FrozenFusion
 def peak():  # since exec, unlike ru_maxrss, which begins with the parent's
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 fusion, prompt_embeds, feature = FrozenFusion(77, 768), torch.randn(200, 77, 768), torch.rand(63)

@@ -15,23 +15,29 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import image_generation
-from utils import results_table
-from utils.annotations import read_gesturing_boxes
-from utils.caption_folder import CaptionFolder, file_stamp
-from utils.captions import clean_caption
-from utils.checkpoint import CheckpointFolder
-from utils.cli import UserError
-from utils.clip_tokens import load_token_counter
-from utils.enriched_file import EnrichedFile
-from utils.enrichment import Answer, check_answer
-from utils.enrichment_rules import Target, enrich_by_rules, find_other_gesture, has_phrase_once
-from utils.files import read_json, read_rows
-from utils.folder_cache import Block, FolderCache
-from utils.fusion import TrainedFusion, load_fusion, save_fusion
-from utils.gesture_encoder import load_feature
-from utils.gestures import GESTURES
-from utils.hub import read_config
-from utils.images import FORMATS, open_image, read_aligned, read_lines, safe_join
+from utils.captions.caption_folder import CaptionFolder, file_stamp
+from utils.captions.captioning import clean_caption
+from utils.captions.enriched_file import EnrichedFile
+from utils.captions.enrichment import check_answer
+from utils.captions.rules.enrichment_rules import (
+    Target,
+    enrich_by_rules,
+    find_other_gesture,
+    has_phrase_once,
+)
+from utils.data.annotations import read_gesturing_boxes
+from utils.data.folder_cache import Block, FolderCache
+from utils.data.gestures import GESTURES
+from utils.data.images import FORMATS, open_image, read_aligned, read_lines, safe_join
+from utils.method.checkpoint import CheckpointFolder
+from utils.method.fusion import TrainedFusion, load_fusion, save_fusion
+from utils.method.gesture_feature import load_feature
+from utils.metrics import results_table
+from utils.models.clip_tokens import load_token_counter
+from utils.models.hub import read_config
+from utils.models.questions import Answer
+from utils.system.errors import UserError
+from utils.system.files import read_json, read_rows
 
 NUM_EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", 0))
 settings.register_profile("fuzz", max_examples=NUM_EXAMPLES or 200, derandomize=not NUM_EXAMPLES, deadline=None,

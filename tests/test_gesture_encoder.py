@@ -19,10 +19,11 @@ from tests.rendered_hands import (
     render_folder,
     skeleton_hand,
 )
-from utils.cli import UserError
-from utils.finger_states import finger_states
-from utils.gesture_encoder import (
-    canonical_landmarks,
+from utils.data.gestures import GESTURES
+from utils.data.images import list_images
+from utils.hands.canonical_landmarks import canonical_landmarks
+from utils.hands.finger_states import finger_states
+from utils.method.gesture_feature import (
     check_feature_info,
     encode_gesture,
     load_feature,
@@ -30,8 +31,7 @@ from utils.gesture_encoder import (
     mean_feature,
     save_feature,
 )
-from utils.gestures import GESTURES
-from utils.images import list_images
+from utils.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT, RIGHT = [0, 0, 0.5, 1], [0.5, 0, 0.5, 1]  # halves of a picture, as annotated boxes
@@ -297,7 +297,7 @@ def test_anything_else_is_refused_in_one_line(tmp_path, write, problem):
 def test_reading_a_feature_needs_no_mediapipe(tmp_path):
     np.save(tmp_path / "feature.npy", np.zeros(63))
     code = ("import sys; sys.modules['mediapipe'] = sys.modules['cv2'] = None\n"
-            "from utils.gesture_encoder import load_feature\n"
+            "from utils.method.gesture_feature import load_feature\n"
             f"print(load_feature({str(tmp_path / 'feature.npy')!r}).shape)")
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("(63,)\n", "")

@@ -1,11 +1,11 @@
-"""utils/gestures.py: the table is complete, and tells apart what can be told apart."""
+"""utils/data/gestures.py: the table is complete, and tells apart what can be told apart."""
 
 import itertools
 
 import pytest
 
-from utils.cli import UserError
-from utils.gestures import FINGER_STATES, FINGERS, GESTURES, get_gesture
+from utils.data.gestures import FINGER_STATES, FINGERS, GESTURES, get_gesture
+from utils.system.errors import UserError
 
 V1 = """call dislike fist four like mute ok one palm peace peace_inverted rock stop stop_inverted three three2
 two_up two_up_inverted""".split()

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from tests.miniature_hagrid import write_hagrid
-from utils import hagrid
-from utils.file_lock import lock_outputs
-from utils.images import list_images, open_image
+from utils.data import hagrid
+from utils.data.images import list_images, open_image
+from utils.system.file_lock import lock_outputs
 
 SPLITS = ("train", "test")
 

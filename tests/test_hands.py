@@ -23,8 +23,8 @@ from tests.rendered_hands import (
     render_hand,
     skeleton_hand,
 )
-from utils.cli import UserError
-from utils.hands import (
+from utils.data.images import list_images, open_image
+from utils.hands.detector import (
     Hand,
     choose_num_workers,
     crop_hand,
@@ -34,8 +34,8 @@ from utils.hands import (
     draw_hands,
     zoom_hand,
 )
-from utils.images import list_images, open_image
-from utils.process_pool import count_cores
+from utils.system.errors import UserError
+from utils.system.process_pool import count_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 GESTURES = ("call", "four", "palm")
@@ -186,7 +186,7 @@ def test_kept_hands_are_the_same_bit_for_bit_without_a_detector(folder, records,
     paths = list_images(folder)
     first = detect_folder(paths, num_workers=1, cache_dir=tmp_path)
     warning, = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning"))
-    monkeypatch.setattr("utils.hands.detect_hands", None)
+    monkeypatch.setattr("utils.hands.detector.detect_hands", None)
     second = detect_folder(paths, cache_dir=tmp_path)
     assert_same(first, [(path, records[path]) for path in paths])
     assert_same(second, first)

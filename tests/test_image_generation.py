@@ -15,13 +15,14 @@ from PIL import Image
 import image_generation
 from tests.conftest import ROOT, without_rights
 from tests.tiny_models import build_tiny_pipeline
-from utils import cli, files, sampling
-from utils.digests import digest_weights
-from utils.file_lock import lock_outputs
-from utils.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
-from utils.gesture_encoder import save_feature
-from utils.sampling import build_sampler, image_generator, sample_images, to_pil
-from utils.stable_diffusion import encode_prompts, load_stable_diffusion
+from utils.method.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
+from utils.method.gesture_feature import save_feature
+from utils.models import sampling
+from utils.models.sampling import build_sampler, image_generator, sample_images, to_pil
+from utils.models.stable_diffusion import encode_prompts, load_stable_diffusion
+from utils.system import errors, files
+from utils.system.digests import digest_weights
+from utils.system.file_lock import lock_outputs
 
 NAMES = ["a.jpg", "b.png", "v1.2_c", "d.JPEG", "e.jpg"]
 STEMS = ["a", "b", "v1.2_c", "d", "e"]
@@ -75,7 +76,7 @@ def expected_images(folder, embed, seed=0):
 
 
 def refusal(args):
-    with pytest.raises(cli.UserError) as refused:
+    with pytest.raises(errors.UserError) as refused:
         generate(args)
     return str(refused.value)
 
@@ -307,7 +308,7 @@ def test_a_base_model_that_was_replaced_is_refused(job, model, tiny_pipeline, tm
         config = {**SIZES, "base_model": str(base), "base_model_sha256": digest}
         save_fusion(folder, TrainedFusion(32), FEATURE, config)
         flags = job(ckpt=folder, base=True, num_images=1)
-        generate(flags) if is_its_own else pytest.raises(cli.UserError, generate, flags).match("base_model_sha256")
+        generate(flags) if is_its_own else pytest.raises(errors.UserError, generate, flags).match("base_model_sha256")
 
 
 @pytest.mark.parametrize(("kind", "gesture"), [("raw", "call"), ("canonical", "fist")])
@@ -395,7 +396,7 @@ def test_wrong_arguments_cost_one_line_and_exit_2(job, capsys, flags, said):
 def test_unusable_lists_are_refused_before_torch_is_loaded(job, tmp_path, names, said):
     (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8")
     program = ("import sys, image_generation as script; from utils import cli\n"
-               "try: cli.run_main(script.main, script.parse_args())\n"
+               "try: script.run_main(script.main, script.parse_args())\n"
                "finally: print([name for name in ('torch', 'diffusers') if name in sys.modules])")
     result = subprocess.run([sys.executable, "-c", program, *job()], cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, "[]\n")

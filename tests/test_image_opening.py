@@ -10,16 +10,17 @@ import dataset_evaluate
 from tests import tiny_captioners
 from tests.killer import KillsItsReader
 from tests.test_captions import ColorNamer
-from utils import captions, hagrid
-from utils.cli import UserError
-from utils.features import extract_features
-from utils.hands import detect_folder
-from utils.image_opening import open_images
-from utils.image_text_models import load_clip
-from utils.images import open_image
-from utils.stable_diffusion import load_stable_diffusion
+from utils.captions import captioning
+from utils.data import hagrid
+from utils.data.image_opening import open_images
+from utils.data.images import open_image
+from utils.hands.detector import detect_folder
+from utils.method.training_set import encode_images
+from utils.metrics.features import extract_features
+from utils.models.image_text_models import load_clip
+from utils.models.stable_diffusion import load_stable_diffusion
 from utils.synthetic.feature_network import load_feature_network
-from utils.training_set import encode_images
+from utils.system.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_images_come_in_order_and_errors_in_their_places(tmp_path):
 
 
 def caption(paths):
-    return [record.get("problem") for records in captions.caption_batches(paths, ColorNamer(), 2, 0)
+    return [record.get("problem") for records in captioning.caption_batches(paths, ColorNamer(), 2, 0)
             for record in records]
 
 

@@ -1,4 +1,4 @@
-"""utils/images.py: whatever lies on disk comes out as upright RGB, or as one line that names the file."""
+"""utils/data/images.py: whatever lies on disk comes out as upright RGB, or as one line that names the file."""
 
 import os
 import random
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from utils import images, process_pool
-from utils.cli import UserError
-from utils.images import open_image
+from utils.data import images
+from utils.data.images import open_image
+from utils.system import process_pool
+from utils.system.errors import UserError
 
 ORIENTATION_TAG = 0x0112
 

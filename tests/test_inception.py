@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from utils import inception
-from utils.cli import UserError
-from utils.inception_input import LONGEST, prepare_clean, prepare_published
-from utils.inception_network import InceptionV3
+from utils.metrics import inception
+from utils.metrics.inception_input import LONGEST, prepare_clean, prepare_published
+from utils.metrics.inception_network import InceptionV3
+from utils.system.errors import UserError
 
 STORED = json.loads((Path(__file__).parent / "fixtures" / "inception.json").read_text())
 VARIANTS = sorted(STORED)

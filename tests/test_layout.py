@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "mediapipe", "diffusers", "transformers", "accelerate"}
-LIGHT_MODULES = ("cli", "files", "images", "gestures", "captions", "hagrid")  # import neither torch nor mediapipe
+LIGHT_MODULES = ("system.cli", "system.files", "data.images", "data.gestures", "captions.captioning", "data.hagrid")
+# Imports go leftwards only: system < data < hands, models < captions, method, synthetic < metrics < scripts
+FLOORS = (("system",), ("data",), ("hands", "models"), ("captions", "method", "synthetic"), ("metrics",))
+DOORS = {"hagrid", "results_table"}  # of fixed `python -m` names; all else is in a room
 
 SCRIPTS = sorted(ROOT.glob("*.py"))
 MODULES = sorted((ROOT / "utils").rglob("*.py"))
@@ -43,8 +46,7 @@ def command(path):
     """How a user runs a file: `train.py`, or `-m utils.hagrid`."""
     if path in SCRIPTS:
         return [path.name]
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ["-m", ".".join(parts[:-1] if parts[-1] == "__main__" else parts)]
+    return ["-m", module_name(path).removesuffix(".__main__")]
 
 
 def run_watching_imports(args):
@@ -81,8 +83,59 @@ def test_packages_imported_by_a_run_are_seen():
 # Rules of the source
 
 
-def test_scripts_and_modules_were_found():
-    assert {ROOT / "utils" / f"{name}.py" for name in ("cli", "images", "gestures")} <= set(MODULES)
+def room_of(module):
+    """The room of a dotted name: "utils.data.images" is in "data"; None outside the rooms."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == "utils" and (ROOT / "utils" / parts[1]).is_dir() else None
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_modules(path):
+    """Modules of utils, dotted, that a file imports: of `from utils.data.images import open_image` the module alone."""
+    known = {module_name(module) for module in MODULES}
+    names = {name for name in imported_names(path) if name.startswith("utils.")}
+    return {name if name in known else name.rpartition(".")[0] for name in names} & known
+
+
+def longest_chain(imports):
+    """The longest chain of imports of {module: modules it imports}. AssertionError where it bites its tail."""
+    chains = {}
+
+    def chain(module, above):
+        assert module not in above, f"imports in a circle: {' > '.join([*above, module])}"
+        if module not in chains:
+            below = [chain(other, [*above, module]) for other in sorted(imports[module])]
+            chains[module] = [module, *max(below, key=len, default=[])]
+        return chains[module]
+
+    return max((chain(module, []) for module in sorted(imports)), key=len)
+
+
+def test_utils_has_rooms_and_no_loose_modules_but_doors():
+    assert {path.stem for path in (ROOT / "utils").glob("*.py")} == DOORS | {"__init__"}
+    assert {path.name for path in (ROOT / "utils").iterdir() if path.is_dir()} - {"__pycache__"} == {
+        room for floor in FLOORS for room in floor}
+    for door in DOORS:
+        assert len((ROOT / "utils" / f"{door}.py").read_text(encoding="utf-8").splitlines()) < 10
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_leftwards_only(path):
+    height = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+    room = room_of(module_name(path))
+    for module in imported_modules(path) if room else ():
+        other = room_of(module)
+        assert other == room or height[other] < height[room], f"{path} imports {module}"
+
+
+def test_imports_make_no_circle():
+    imports = {module_name(path): imported_modules(path) - {module_name(path)} for path in MODULES}
+    assert len(longest_chain(imports)) < 25
+    with pytest.raises(AssertionError, match="in a circle: a > b > a"):
+        longest_chain({"a": {"b"}, "b": {"a"}})
 
 
 @pytest.mark.parametrize("path", SCRIPTS + MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -90,29 +143,19 @@ def test_nothing_imports_a_script(path):
     assert not imported_packages(path) & {script.stem for script in SCRIPTS}
 
 
-def test_only_hands_imports_mediapipe():
+def test_only_the_hand_detector_imports_mediapipe():
     importers = {path for path in SCRIPTS + MODULES if "mediapipe" in imported_packages(path)}
-    assert importers <= {ROOT / "utils" / "hands.py"}
+    assert importers == {ROOT / "utils" / "hands" / "detector.py"}
 
 
-def test_only_stable_diffusion_and_the_synthetic_models_import_diffusers():
+def test_only_models_method_and_synthetic_import_diffusers():
     importers = {path for path in SCRIPTS + MODULES if "diffusers" in imported_packages(path)}
-    allowed = {path for path in importers if (ROOT / "utils" / "synthetic") in path.parents}
-    assert importers <= allowed | {ROOT / "utils" / f"{name}.py" for name in ("stable_diffusion", "sampling", "lora")}
+    assert {room_of(module_name(path)) for path in importers} <= {"models", "method", "synthetic"}
 
 
-@pytest.mark.parametrize(("module", "allowed"), [
-    ("cli", {"utils"}), ("files", {"utils"}), ("gestures", {"utils"}), ("images", {"utils", "PIL", "numpy"}),
-])
-def test_the_first_modules_need_next_to_nothing(module, allowed):
-    assert imported_packages(ROOT / "utils" / f"{module}.py") <= allowed | sys.stdlib_module_names
-
-
-@pytest.mark.parametrize("path", [p for p in MODULES if p.stem in LIGHT_MODULES], ids=lambda path: path.stem)
-def test_light_modules_import_neither_torch_nor_mediapipe(path):
-    assert not imported_packages(path) & {"torch", "mediapipe"}
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    status, _, errors, packages = run_watching_imports(["-c", f"import {module}"])
+@pytest.mark.parametrize("name", LIGHT_MODULES)
+def test_light_modules_import_neither_torch_nor_mediapipe(name):
+    status, _, errors, packages = run_watching_imports(["-c", f"import utils.{name}"])
     assert (status, errors) == (0, []) and not packages & HEAVY
 
 

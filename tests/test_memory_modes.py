@@ -18,13 +18,13 @@ import image_generation
 import train
 from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
-from utils import sampling, stable_diffusion
-from utils.cli import UserError
-from utils.lora import add_lora, load_lora
-from utils.optimizers import optimizer_tensors
-from utils.three_stage import GestureDenoiser, finetune_stage, optimise
-from utils.train_settings import LORA_LR, fill_preset
-from utils.training_set import TrainingSet
+from utils.method.optimizers import optimizer_tensors
+from utils.method.presets import LORA_LR, fill_preset
+from utils.method.three_stage import GestureDenoiser, finetune_stage, optimise
+from utils.method.training_set import TrainingSet
+from utils.models import sampling, stable_diffusion
+from utils.models.lora import add_lora, load_lora
+from utils.system.errors import UserError
 
 SHORT = ["--batch_size", 4, "--embedding_steps", 2, "--finetune_steps", 6]
 

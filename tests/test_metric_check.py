@@ -1,12 +1,12 @@
-"""utils/synthetic/metric_check.py: its sets, when it says that a metric sees malformed hands, and a small run."""
+"""utils/metrics/anatomy_check.py: its sets, when it says that a metric sees malformed hands, and a small run."""
 
 import json
 
 import numpy as np
 import pytest
 
-from utils.synthetic import metric_check
-from utils.synthetic.metric_check import METRICS, SHARES, compose_set, summarize
+from utils.metrics import anatomy_check
+from utils.metrics.anatomy_check import METRICS, SHARES, compose_set, summarize
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -29,7 +29,7 @@ def test_a_metric_sees_what_moves_it_the_right_way_by_more_than_its_spread():
 
 
 def test_a_small_run_sees_fully_malformed_palms_and_renders_once(tmp_path, run_script):
-    command = ["-m", "utils.synthetic.metric_check", "--gesture", "palm", "--num_images", 12, "--num_sets", 2,
+    command = ["-m", "utils.metrics.anatomy_check", "--gesture", "palm", "--num_images", 12, "--num_sets", 2,
                "--output_dir", tmp_path]
     result = run_script(command)
     assert result.returncode == 0, result.stderr
@@ -44,5 +44,5 @@ def test_a_small_run_sees_fully_malformed_palms_and_renders_once(tmp_path, run_s
 
 def test_too_small_sets_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        metric_check.parse_args(["--num_images", "5", "--output_dir", str(tmp_path)])
+        anatomy_check.parse_args(["--num_images", "5", "--output_dir", str(tmp_path)])
     assert "--num_images 10" in capsys.readouterr().err

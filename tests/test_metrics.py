@@ -11,9 +11,8 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from utils import metrics
-from utils.bootstrap import mean_interval, ratio_interval, split_halves
-from utils.metrics import (
+from utils.metrics import distances
+from utils.metrics.distances import (
     FrechetDistance,
     KernelComparison,
     KernelDistance,
@@ -22,6 +21,7 @@ from utils.metrics import (
     kernel_distance_interval,
     kernel_distance_subsets,
 )
+from utils.metrics.intervals import mean_interval, ratio_interval, split_halves
 
 
 def draw(n, d, seed=0, mean=0.0, scale=1.0):
@@ -156,9 +156,9 @@ def test_blocks_change_no_number(monkeypatch):
                 *kernel_distance_subsets(x, y, 5, 20), *kernel_distance_subsets(x, y, 5, 20, unbiased=False)]
 
     whole = measure()
-    monkeypatch.setattr(metrics, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(distances, "BLOCK_ROWS", 16)
     assert measure() == pytest.approx(whole, rel=1e-9, abs=1e-13)
-    monkeypatch.setattr(metrics, "KEPT_ROWS", 69)
+    monkeypatch.setattr(distances, "KEPT_ROWS", 69)
     assert KernelComparison(x, y).kept is None
     assert measure() == pytest.approx(whole, rel=1e-9, abs=1e-13)
 
@@ -202,7 +202,7 @@ def test_subsets_are_half_of_the_smaller_sample_by_default():
 def test_a_resample_counts_pairs_of_different_images_only():
     x, y = draw(5, 3, 1), draw(4, 3, 2)
     drawn_x, drawn_y = np.array([[0, 0, 1, 3, 3]]), np.array([[2, 1, 1, 1]])
-    weights = metrics.count_draws(drawn_x, 5), metrics.count_draws(drawn_y, 4)
+    weights = distances.count_draws(drawn_x, 5), distances.count_draws(drawn_y, 4)
 
     def mean_kernel(a, b, drawn_a, drawn_b, skip_same):
         return np.mean([(a[i] @ b[j] / 3 + 1) ** 3 for i in drawn_a for j in drawn_b if not (skip_same and i == j)])
@@ -340,8 +340,8 @@ def test_grouped_distances_are_their_definition_kept_or_block_by_block(monkeypat
     kept = KernelComparison(x, y, labels)
     subsets, interval = kept.subsets(20, 3), kept.interval(50)
     assert kept.subsets(20, 4) == kernel_distance_subsets(x, y, 20, 4, groups=labels)
-    monkeypatch.setattr(metrics, "BLOCK_ROWS", 4)
-    monkeypatch.setattr(metrics, "KEPT_ROWS", 0)
+    monkeypatch.setattr(distances, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(distances, "KEPT_ROWS", 0)
     blocks = KernelComparison(x, y, labels)
     assert blocks.distance() == pytest.approx(expected, rel=1e-12)
     assert blocks.subsets(20, 3) == pytest.approx(subsets, rel=1e-9)

@@ -1,4 +1,4 @@
-"""utils/output_paths.py: what a metric script refuses to write to, before it computes anything."""
+"""utils/data/output_paths.py: what a metric script refuses to write to, before it computes anything."""
 
 import argparse
 import os
@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import without_rights
-from utils import cli, images  # noqa: F401 images: check_outputs imports it, which others than root may not do here
-from utils.output_paths import check_outputs
+from utils.data import images  # noqa: F401 images: check_outputs imports it, which others than root may not do here
+from utils.data.output_paths import check_outputs
+from utils.system import cli  # noqa: F401 images: check_outputs imports it, which others than root may not do here
 
 ROW = '{"script": "cal_fid.py", "fid": 1}\n'
 

@@ -4,7 +4,7 @@ import itertools
 import random
 import time
 
-from utils.person_split import choose_persons, split_images
+from utils.data.person_split import choose_persons, split_images
 
 
 def persons_of(sizes):

@@ -15,8 +15,8 @@ import pytest
 
 from tests.miniature_hagrid import write_hagrid
 from tests.tiny_captioners import build_tiny_clip, build_tiny_vit_gpt2
-from utils.files import read_json, read_rows
-from utils.gestures import GESTURES
+from utils.data.gestures import GESTURES
+from utils.system.files import read_json, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADING = "## From HaGRID to numbers"

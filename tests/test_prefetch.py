@@ -1,11 +1,11 @@
-"""utils/prefetch.py: order, bounded memory, errors."""
+"""utils/data/prefetch.py: order, bounded memory, errors."""
 
 import threading
 import time
 
 import pytest
 
-from utils.prefetch import map_ahead
+from utils.data.prefetch import map_ahead
 
 
 def test_results_come_in_the_order_of_the_items_whatever_takes_longest():

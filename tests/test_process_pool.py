@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.cli import UserError
-from utils.process_pool import _hold_interrupt, map_in_processes
+from utils.system.errors import UserError
+from utils.system.process_pool import _hold_interrupt, map_in_processes
 
 ROOT = Path(__file__).resolve().parent.parent  # not of conftest.py: every process that starts here would import torch
 
@@ -79,7 +79,7 @@ def test_results_come_in_order_whatever_the_chunks(chunk_size):
 
 
 def test_items_that_kill_their_process_are_named_and_all_others_computed(monkeypatch):
-    monkeypatch.setattr("utils.process_pool.DEATHS_IN_A_ROW", 2)
+    monkeypatch.setattr("utils.system.process_pool.DEATHS_IN_A_ROW", 2)
     results = run(square_if_harmless, range(1, 33), chunk_size=4, on_death="died at {}".format)
     assert results == [f"died at {n}" if n % 10 == 0 else n * n for n in range(1, 33)]
 
@@ -120,7 +120,7 @@ def test_many_deaths_in_a_row_are_blamed_on_the_items_when_another_one_still_liv
 
 def test_processes_that_cannot_start_are_not_blamed_on_the_items(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from utils.process_pool import map_in_processes\n"
+    script.write_text("from utils.system.process_pool import map_in_processes\n"
                       "with map_in_processes(abs, [1], 2, on_death=str) as computed:\n"
                       "    list(computed)\n")
     result = subprocess.run([sys.executable, script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from tests.conftest import ROOT
 from tests.rendered_hands import add_useless_files, render_folder
 from tests.training_world import write_world
-from utils import processes
-from utils.files import read_rows
+from utils.system import processes
+from utils.system.files import read_rows
 
 # What accelerate launch calls for several GPUs; on a CPU it would start one process whatever --num_processes says.
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port"]
@@ -152,7 +152,7 @@ def test_two_processes_end_their_group_and_tell_an_explosion_once(world, tmp_pat
         "import os, sys; sys.path.insert(0, '.')\n"
         "import torch, train; from utils import cli\n"
         "if __name__ == '__main__':\n"  # processes that open images import this file
-        "    try: cli.run_main(train.main, train.parse_args())\n"
+        "    try: script.run_main(train.main, train.parse_args())\n"
         "    finally: open('-'.join(sys.argv[-1:] + [os.environ['RANK']]), 'w').write("
         "str(torch.distributed.is_initialized()))")
     for steps, wanted in ((0, 0), (1, 1)):  # finetune_steps and exit status

@@ -7,15 +7,15 @@ import shutil
 import numpy as np
 import pytest
 
-from utils.cli import UserError
-from utils.file_lock import lock_outputs
-from utils.files import beside
-from utils.gestures import GESTURES
-from utils.images import read_aligned
+from utils.data.gestures import GESTURES
+from utils.data.images import read_aligned
 from utils.synthetic import render as render_script
 from utils.synthetic.hand import MALFORMATIONS, POSES, pose_hand
 from utils.synthetic.raymarch import HandShape, View, smooth_minimum, trace
 from utils.synthetic.scene import render_scene
+from utils.system.errors import UserError
+from utils.system.file_lock import lock_outputs
+from utils.system.files import beside
 
 
 def render(run_script, folder, *flags):

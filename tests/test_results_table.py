@@ -2,9 +2,9 @@
 
 import pytest
 
-from utils.cli import UserError
-from utils.files import append_row, read_rows
-from utils.results_table import collect_cells, format_table, main, parse_args
+from utils.metrics.results_table import collect_cells, format_table, main, parse_args
+from utils.system.errors import UserError
+from utils.system.files import append_row, read_rows
 
 HANDS = {"script": "hand_confidence.py", "num_images": 200, "num_skipped": 0, "num_without_hand": 12,
          "detection_rate": 0.94, "detection_rate_low": 0.905, "detection_rate_high": 0.97, "hand_conf": 0.9}

@@ -1,4 +1,4 @@
-"""utils/stable_diffusion.py on tiny pipelines of real classes, against diffusers' own pipeline."""
+"""utils/models/stable_diffusion.py on tiny pipelines of real classes, against diffusers' own pipeline."""
 
 import itertools
 import json
@@ -13,11 +13,18 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_models import build_tiny_pipeline
-from utils import hub, stable_diffusion
-from utils.cli import UserError
-from utils.device import explain_out_of_memory, resolve_device
-from utils.sampling import SAMPLERS, build_sampler, decode_latents, image_generator, sample_images, sample_latents
-from utils.stable_diffusion import encode_prompts, image_latent_moments, load_stable_diffusion, save_pipeline
+from utils.models import hub, stable_diffusion
+from utils.models.sampling import (
+    SAMPLERS,
+    build_sampler,
+    decode_latents,
+    image_generator,
+    sample_images,
+    sample_latents,
+)
+from utils.models.stable_diffusion import encode_prompts, image_latent_moments, load_stable_diffusion, save_pipeline
+from utils.system.device import explain_out_of_memory, resolve_device
+from utils.system.errors import UserError
 
 PROMPTS = ["a photo of a hand", "call gesture", "a photo of a hand"]
 

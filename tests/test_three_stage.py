@@ -10,11 +10,9 @@ import torch
 from accelerate import Accelerator
 
 from tests.tiny_models import build_tiny_pipeline
-from utils.cli import UserError
-from utils.fusion import FrozenFusion, TrainedFusion, fuse
-from utils.sampling import image_generator, sample_latents
-from utils.stable_diffusion import load_stable_diffusion
-from utils.three_stage import (
+from utils.method.fusion import FrozenFusion, TrainedFusion, fuse
+from utils.method.presets import fill_preset
+from utils.method.three_stage import (
     GestureDenoiser,
     denoising_loss,
     draw_batch,
@@ -22,10 +20,12 @@ from utils.three_stage import (
     finetune_stage,
     optimise,
 )
-from utils.train_settings import fill_preset
-from utils.training_plan import Plan, Schedule
-from utils.training_set import TrainingSet, take_rows
-from utils.weight_average import WeightAverage
+from utils.method.training_plan import Plan, Schedule
+from utils.method.training_set import TrainingSet, take_rows
+from utils.method.weight_average import WeightAverage
+from utils.models.sampling import image_generator, sample_latents
+from utils.models.stable_diffusion import load_stable_diffusion
+from utils.system.errors import UserError
 
 FEATURE = torch.linspace(-1, 1, 63)
 

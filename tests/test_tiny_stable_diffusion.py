@@ -12,13 +12,13 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from utils import sampling, stable_diffusion
-from utils.cli import UserError
-from utils.file_lock import lock_outputs
-from utils.gestures import GESTURES
+from utils.data.gestures import GESTURES
+from utils.models import sampling, stable_diffusion
 from utils.synthetic import tiny_diffusion, tiny_parts, tiny_vae
 from utils.synthetic.scene import COLORS, SKIN_TONES
 from utils.synthetic.tiny_stable_diffusion import load_work, summarise_stage
+from utils.system.errors import UserError
+from utils.system.file_lock import lock_outputs
 
 SHIPPED = Path(__file__).parent.parent / "utils" / "synthetic" / "tiny-stable-diffusion"
 

@@ -21,15 +21,16 @@ import train
 from tests.conftest import ROOT
 from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
-from utils import signals
-from utils.checkpoint import CheckpointFolder
-from utils.cli import UserError, run_main
-from utils.files import read_json, write_json
-from utils.fusion import FrozenFusion, TrainedFusion, load_fusion
-from utils.images import open_image
-from utils.interruption import Interruption
-from utils.run_folder import RunFolder
+from utils.data.images import open_image
+from utils.method.checkpoint import CheckpointFolder
+from utils.method.fusion import FrozenFusion, TrainedFusion, load_fusion
+from utils.method.interruption import Interruption
+from utils.method.run_folder import RunFolder
 from utils.synthetic import render
+from utils.system import signals
+from utils.system.errors import UserError
+from utils.system.files import read_json, write_json
+from utils.system.script import run_main
 
 NUM_IMAGES = 6
 SHORT = ["--batch_size", 4, "--embedding_steps", 3, "--finetune_steps", 6]
@@ -380,7 +381,7 @@ def test_an_output_folder_whose_name_is_no_utf_8_is_refused(world, capsys):
 
 
 def test_a_second_ctrl_c_leaves_at_once(run_script):
-    script = ("import os, signal; from utils.interruption import Interruption\n"
+    script = ("import os, signal; from utils.method.interruption import Interruption\n"
               "with Interruption():\n"
               "    os.kill(os.getpid(), signal.SIGINT); print('first', flush=True)\n"
               "    os.kill(os.getpid(), signal.SIGINT); print('second', flush=True)")

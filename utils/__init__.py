@@ -1,1 +1,4 @@
-"""What the stage scripts share: each module is a noun that names what it holds."""
+"""What the stage scripts share, in rooms: Hand1000 itself is in `method`. Imports go leftwards only:
+
+system < data < hands, models < captions, method, synthetic < metrics < scripts
+"""

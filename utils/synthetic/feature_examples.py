@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image, ImageFilter
 
-from utils.images import to_rgb
+from utils.data.images import to_rgb
 from utils.synthetic.feature_hands import LABELS, MAP, RESOLUTION
 
 WEAR = ("blur", "noise", "jpeg")  # each from 0, none, to 1, the most

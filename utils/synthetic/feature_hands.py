@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils import cli, files
-from utils.process_pool import count_cores, map_in_processes
 from utils.synthetic.hand import FINGERS, MALFORMATIONS, POSES
 from utils.synthetic.raymarch import HandShape, trace
 from utils.synthetic.render import CHUNK, render_chunk
 from utils.synthetic.scene import COLORS, SKIN_TONES
+from utils.system import errors, files
+from utils.system.process_pool import count_cores, map_in_processes
 
 RESOLUTION = 128  # pixels; every picture is brought to this square
 RANDOM_SHARE = 10  # hands in random poses for every one of each gesture
@@ -99,7 +99,7 @@ def read_hands(path):
             raise ValueError(f"not one row of {', '.join(sorted(ARRAYS))} for each hand")
         return arrays
     except (zipfile.BadZipFile, ValueError, TypeError, EOFError) as error:
-        raise cli.UserError(f"{path}: damaged ({error}); delete it, and its hands are rendered again") from error
+        raise errors.UserError(f"{path}: damaged ({error}); delete it, and its hands are rendered again") from error
 
 
 def renderer_hash():

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import UserError
 from utils.synthetic.feature_examples import WEAR, draw_example, held_out_example, prepare, stack
 from utils.synthetic.feature_hands import LABELS, PARTS, RESOLUTION
+from utils.system.errors import UserError
 
 NUM_JOINTS = 21
 SCENE_LABELS = [name for name in LABELS if name != "malformation"]

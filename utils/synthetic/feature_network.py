@@ -10,8 +10,8 @@ model.safetensors (fp16) and training.json (settings, losses, figures on held-ou
 
 from pathlib import Path
 
-from utils import cli, files
-from utils.process_pool import count_cores
+from utils.system import cli, errors, files, script
+from utils.system.process_pool import count_cores
 
 SHIPPED = Path(__file__).parent / "feature-network"
 NOT_RECORDED = ("debug", "work_dir", "output_dir", "num_threads")  # in training.json
@@ -72,9 +72,9 @@ def load_feature_network(path=SHIPPED / "model.safetensors"):
         data = Path(path).read_bytes()
         network.load_state_dict(safetensors.torch.load(data))
     except OSError as error:
-        raise cli.UserError(f"{path}: {error.strerror}; {remedy}") from error
+        raise errors.UserError(f"{path}: {error.strerror}; {remedy}") from error
     except (SafetensorError, RuntimeError) as error:
-        raise cli.UserError(f"{path}: not the weights of this network; {remedy}") from error
+        raise errors.UserError(f"{path}: not the weights of this network; {remedy}") from error
     network.settings["weights"] = hashlib.sha256(data).hexdigest()
     return network.to(torch.float32).requires_grad_(False).eval()
 
@@ -85,9 +85,9 @@ def main(args):
     import torch
     from safetensors.torch import save_file
 
-    from utils.device import resolve_device
     from utils.synthetic import feature_model
     from utils.synthetic.feature_hands import render_all, renderer_hash
+    from utils.system.device import resolve_device
 
     # Render
     device = resolve_device(args.device)
@@ -122,4 +122,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    script.run_main(main, parse_args())

@@ -9,9 +9,9 @@ fields, and the anatomy). The same flags give the same bytes, whatever the numbe
 
 from pathlib import Path
 
-from utils import cli, files
-from utils.process_pool import count_cores, map_in_processes
 from utils.synthetic.hand import MALFORMATIONS, POSES
+from utils.system import cli, errors, files, script
+from utils.system.process_pool import count_cores, map_in_processes
 
 SPLITS = ("train", "test")
 CHUNK = 8
@@ -89,14 +89,14 @@ def is_rendered(args, split, settings):
     if args.overwrite or not folder.exists():
         return False
     if read_settings(folder) != settings:
-        raise cli.UserError(f"{folder} exists and was made otherwise; use --overwrite or another --data_dir")
+        raise errors.UserError(f"{folder} exists and was made otherwise; use --overwrite or another --data_dir")
     print(f"{folder}: already rendered with these settings")
     return True
 
 
 def render_split(args, split, settings):
     """Render one split, which appears whole or not at all."""
-    from utils.images import save_image, write_lines
+    from utils.data.images import save_image, write_lines
 
     folder, count = args.data_dir / args.gesture / split, settings["count"]
     names, captions, annotations = [], [], {}
@@ -131,7 +131,7 @@ def read_settings(folder):
 
 
 def main(args):
-    from utils.file_lock import lock_outputs
+    from utils.system.file_lock import lock_outputs
 
     with lock_outputs(args.data_dir / args.gesture):
         settings = {
@@ -151,4 +151,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    script.run_main(main, parse_args())

@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from utils.gestures import GESTURES
+from utils.data.gestures import GESTURES
 from utils.synthetic.scene import COLORS, SKIN_TONES
 
 RESOLUTION = 128  # pixels

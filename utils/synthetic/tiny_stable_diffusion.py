@@ -11,8 +11,8 @@ with fp16 weights, training.json (settings, losses) and samples.png.
 import time
 from pathlib import Path
 
-from utils import cli, files
-from utils.process_pool import count_cores
+from utils.system import cli, errors, files, script
+from utils.system.process_pool import count_cores
 
 STAGES = ("images", "vae", "decoder", "diffusion")
 NOT_RECORDED = ("stage", "debug", "work_dir", "output_dir")  # in training.json
@@ -92,12 +92,12 @@ def load_work(args):
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise cli.UserError(f"{path}: damaged ({cli.first_line(error)}); {remedy}") from error
+        raise errors.UserError(f"{path}: damaged ({errors.first_line(error)}); {remedy}") from error
     captions = files.read_json(args.work_dir / "captions.json")
     if images.dtype != np.uint8 or images.shape[1:] != (RESOLUTION, RESOLUTION, 3):
-        raise cli.UserError(f"{path}: {images.dtype} {images.shape}, not images of this command; {remedy}")
+        raise errors.UserError(f"{path}: {images.dtype} {images.shape}, not images of this command; {remedy}")
     if not isinstance(captions, list) or len(captions) != len(images):
-        raise cli.UserError(f"{path}: {len(images)} images, captions.json has not one line for each; {remedy}")
+        raise errors.UserError(f"{path}: {len(images)} images, captions.json has not one line for each; {remedy}")
     vae = build_vae()
     for name in ("vae", "decoder"):
         if (args.work_dir / f"{name}.safetensors").is_file():
@@ -113,8 +113,8 @@ def load_weights(network, path):
     try:
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        message = f"{path}: not the weights of this stage ({cli.first_line(error)})"
-        raise cli.UserError(f"{message}; delete it, and the stage is run again") from error
+        message = f"{path}: not the weights of this stage ({errors.first_line(error)})"
+        raise errors.UserError(f"{message}; delete it, and the stage is run again") from error
 
 
 def summarise_stage(path):
@@ -124,7 +124,7 @@ def summarise_stage(path):
         return {"minutes": round(stage["minutes"], 1), "last_losses": stage["losses"][-1]}
     except (KeyError, IndexError, TypeError) as error:
         remedy = "delete it and the stage's .safetensors, and the stage is run again"
-        raise cli.UserError(f"{path}: no minutes and losses of a stage in it; {remedy}") from error
+        raise errors.UserError(f"{path}: no minutes and losses of a stage in it; {remedy}") from error
 
 
 def train_stage(args, stage):
@@ -133,7 +133,7 @@ def train_stage(args, stage):
     import torch
     from safetensors.torch import save_file
 
-    from utils.gestures import GESTURES
+    from utils.data.gestures import GESTURES
     from utils.synthetic import tiny_diffusion, tiny_parts, tiny_vae
 
     torch.set_num_threads(args.num_threads)
@@ -221,8 +221,8 @@ def save_pipeline(args):
 
 def save_samples(folder):
     """samples.png: a row of hands for each of SAMPLE_PROMPTS, with the same noises in every row."""
-    from utils import sampling, stable_diffusion
-    from utils.images import contact_sheet, save_image
+    from utils.data.images import contact_sheet, save_image
+    from utils.models import sampling, stable_diffusion
 
     sd = stable_diffusion.load_stable_diffusion(str(folder))
     negative_embeds = stable_diffusion.encode_prompts(sd, [""], "cpu")
@@ -257,7 +257,7 @@ def run_stage(args, stage):
 
 
 def main(args):
-    from utils.file_lock import lock_outputs
+    from utils.system.file_lock import lock_outputs
 
     for stage in STAGES if args.stage == "all" else (args.stage,):
         with lock_outputs(args.work_dir, "images.npy" if stage == "images" else f"{stage}.safetensors"):
@@ -267,4 +267,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.run_main(main, parse_args())
+    script.run_main(main, parse_args())

@@ -1,0 +1,1 @@
+"""From images to captions that carry the gesture's phrase."""

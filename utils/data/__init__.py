@@ -1,0 +1,1 @@
+"""Gestures and photographs: the table of gestures, images and their lists, HaGRID."""

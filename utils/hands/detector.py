@@ -1,0 +1,267 @@
+"""MediaPipe Hands over many images: handedness, landmarks and box of every hand, in a pool of processes.
+
+The only module that imports mediapipe, and only when the first image is to be detected.
+
+Images go in at their own size: for 720 rendered hands of 128 pixels, enlarging them two or four times changed
+the share detected (96.1 %) by less than 0.4 % and the mean error of the landmarks by 0.002 palm lengths.
+"""
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import importlib.util
+import math
+import os
+import sys
+
+import numpy as np
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from utils.data.folder_cache import Block, FolderCache, cached_blocks
+from utils.data.image_opening import explain_death, open_images, try_to_open
+from utils.system.errors import UserError, warn
+from utils.system.process_pool import count_cores, map_in_processes
+
+# Pairs of landmarks joined by a bone: four per finger from the wrist on, then across the knuckles.
+BONES = [(0 if j == 4 * f + 1 else j - 1, j) for f in range(5) for j in range(4 * f + 1, 4 * f + 5)]
+BONES += [(5, 9), (9, 13), (13, 17)]
+# A pool costs about two seconds to start; one core detects about this many images in that time.
+IMAGES_PER_WORKER = 64
+CROP_ENLARGE = 1.25  # side of a hand's crop by the longer side of the box around its landmarks
+CHUNK_SIZE = 8  # images per task of the pool: small enough for a smooth progress bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Hand:
+    """One detected hand.
+
+    handedness: "Left" or "Right" as MediaPipe says it, that is for a mirrored (selfie) picture; what counts
+    here is only that the two differ by a reflection. score: its confidence in that label, in [0.5, 1].
+    landmarks: (21, 3), x and y relative to image width and height, z relative to width, 0 at the wrist.
+    world_landmarks: (21, 3) metres, origin in the hand, x right, y down, z away from the camera.
+    """
+    handedness: str
+    score: float
+    landmarks: np.ndarray
+    world_landmarks: np.ndarray
+
+    @property
+    def box(self):
+        """Box around the landmarks: (x0, y0, x1, y1) relative to the image; may reach over its border."""
+        x0, y0 = self.landmarks[:, :2].min(axis=0)
+        x1, y1 = self.landmarks[:, :2].max(axis=0)
+        return float(x0), float(y0), float(x1), float(y1)
+
+
+@contextlib.contextmanager
+def _quiet_native_code():
+    """Drop what C++ code writes to file descriptor 2; GLOG_minloglevel does not silence all of it."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def require_mediapipe(remedy="install requirements.txt, or run this step on another machine"):
+    """UserError where mediapipe is not installed: to be asked before work that would be lost without it."""
+    if importlib.util.find_spec("mediapipe") is None:
+        raise UserError(f"hand detection needs mediapipe, which is not installed here; {remedy}")
+
+
+@functools.lru_cache(maxsize=2)
+def _create_detector(max_num_hands, min_confidence):
+    with _quiet_native_code():
+        try:
+            import mediapipe
+        except ImportError as error:
+            raise UserError(f"hand detection needs mediapipe, which cannot be imported here ({error}); "
+                            "install requirements.txt, or run this step on another machine") from error
+        detector = mediapipe.solutions.hands.Hands(static_image_mode=True, max_num_hands=max_num_hands,
+                                                   min_detection_confidence=min_confidence)
+        detector.process(np.zeros((64, 64, 3), np.uint8))  # its threads start, and write, until this returns
+    return detector
+
+
+def _mediapipe_version():
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("mediapipe")
+    return None
+
+
+def _to_array(landmark_list):
+    return np.array([(point.x, point.y, point.z) for point in landmark_list.landmark], dtype=np.float32)
+
+
+def detect_hands(image, max_num_hands=1, min_confidence=0.5):
+    """The hands in one RGB PIL image as a list of Hand, in MediaPipe's order (best palm first)."""
+    detector = _create_detector(max_num_hands, min_confidence)
+    pixels = np.ascontiguousarray(image, dtype=np.uint8)  # (H, W, 3)
+    with _quiet_native_code():
+        found = detector.process(pixels)
+    if not found.multi_hand_landmarks:
+        return []
+    sides = [handedness.classification[0] for handedness in found.multi_handedness]
+    hands = zip(sides, found.multi_hand_landmarks, found.multi_hand_world_landmarks, strict=True)
+    return [Hand(s.label, s.score, _to_array(points), _to_array(world)) for s, points, world in hands]
+
+
+def _detect_opened(image, max_num_hands, min_confidence):
+    """Hands of an image of `try_to_open`, or the message that says why it cannot be read."""
+    return str(image) if isinstance(image, UserError) else detect_hands(image, max_num_hands, min_confidence)
+
+
+def _detect_file(path, **detection):
+    return _detect_opened(try_to_open(path), **detection)
+
+
+def choose_num_workers(num_images):
+    """One process per core, but no more than have enough images to be worth their start."""
+    return max(1, min(count_cores(), num_images // IMAGES_PER_WORKER))
+
+
+def _detect_images(paths, num_workers, max_num_hands, min_confidence, progress):
+    """Yields the hands, or the message why it cannot be read, of every image, in order."""
+    detection = {"max_num_hands": max_num_hands, "min_confidence": min_confidence}
+    with contextlib.ExitStack() as stack:
+        if num_workers == 1:
+            opened = stack.enter_context(open_images(paths, 1))
+            computed = map(functools.partial(_detect_opened, **detection), opened)
+        else:
+            num_workers = choose_num_workers(len(paths)) if num_workers is None else num_workers
+            computed = stack.enter_context(map_in_processes(
+                functools.partial(_detect_file, **detection), paths, num_workers, CHUNK_SIZE, on_death=explain_death))
+        yield from tqdm(computed, progress, len(paths), unit="image")
+
+
+def _to_block(result):
+    """The Block of a FolderCache that `_from_block` turns into the same result again, bit for bit."""
+    if isinstance(result, str):
+        return Block(None, result)
+    return Block({
+        "handedness": np.array([hand.handedness for hand in result], dtype=np.str_),
+        "scores": np.array([hand.score for hand in result], dtype=np.float64),
+        "landmarks": np.array([hand.landmarks for hand in result], dtype=np.float32).reshape(-1, 21, 3),
+        "world_landmarks": np.array([hand.world_landmarks for hand in result], dtype=np.float32).reshape(-1, 21, 3),
+    })
+
+
+def _from_block(block):
+    """A list of Hand, or the message why the image cannot be read."""
+    if block.arrays is None:
+        return block.message
+    fields = (block.arrays[name].tolist() for name in ("handedness", "scores"))
+    return list(map(Hand, *fields, block.arrays["landmarks"], block.arrays["world_landmarks"]))
+
+
+def detect_folder(paths, num_workers=None, max_num_hands=1, min_confidence=0.5, progress="detecting hands",
+                  cache_dir=None):
+    """Detect the hands of many images, of one or several folders, with MediaPipe in static image mode, RGB.
+
+    Returns a list of (path, hands) in the order of `paths`: a list of Hand, [] for an image without one, None
+    for an image that cannot be read, which is named in a warning. `num_workers` is the number of spawned
+    processes (1: detection in this process, a spawned one opens the images; None: see `choose_num_workers`); the
+    result doesn't depend on it.
+    `min_confidence` in [0, 1] is that of the palm detector, `progress` the label of the bar on standard
+    error. `cache_dir` is a folder that keeps the results of each image, see utils.data.folder_cache.
+    An image whose decoder ends its process counts as one that cannot be read.
+    UserError where mediapipe cannot be imported.
+    """
+    paths = list(paths)
+    detection = {"max_num_hands": max_num_hands, "min_confidence": float(min_confidence)}
+    settings = {**detection, "mediapipe": _mediapipe_version()}
+
+    # Read what is known, folder by folder, then look at all other images in one pass
+    by_folder = {}
+    for path in paths:
+        by_folder.setdefault(os.path.dirname(path), []).append(path)
+    members = list(by_folder.values())
+
+    def compute(missing):
+        images = [members[number][place] for number, place in missing]
+        return map(_to_block, _detect_images(images, num_workers, **detection, progress=progress))
+
+    caches = [(FolderCache(cache_dir, "hands", images, settings), len(images)) for images in members]
+    found = {folder: map(_from_block, blocks)
+             for folder, blocks in zip(by_folder, cached_blocks(caches, compute), strict=True)}
+
+    records = []
+    for path in paths:
+        result = next(found[os.path.dirname(path)])
+        if isinstance(result, str):
+            warn(f"skipped: {result}")
+        records.append((path, None if isinstance(result, str) else result))
+    return records
+
+
+def _pixel_box(image, hands):
+    """Box around the landmarks of all `hands` in pixels, as an array (x0, y0, x1, y1); may reach over the border."""
+    if not hands:
+        raise ValueError("no hand to cut out")
+    boxes = np.array([hand.box for hand in hands])
+    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)]) * np.tile(image.size, 2)
+
+
+def _square_around(image, hand, enlarge):
+    """(left, top, side) in whole pixels of the square around the centre of a hand, `enlarge` × its longer side."""
+    x0, y0, x1, y1 = _pixel_box(image, [hand])
+    side = max(1, round(enlarge * max(x1 - x0, y1 - y0)))
+    return round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2), side
+
+
+def best_hand(hands):
+    """The Hand with the highest score, which is what an image is judged by; None if there is none."""
+    return max(hands or (), key=lambda hand: hand.score, default=None)
+
+
+def crop_hand(image, hand, enlarge=CROP_ENLARGE):
+    """One hand cut out of an RGB PIL image: a square around the centre of its box, `enlarge` × its longer side.
+
+    Pixels beyond the border are those on the border.
+    """
+    left, top, side = _square_around(image, hand, enlarge)
+    columns = np.clip(np.arange(left, left + side), 0, image.width - 1)
+    rows = np.clip(np.arange(top, top + side), 0, image.height - 1)
+    return Image.fromarray(np.asarray(image)[np.ix_(rows, columns)])
+
+
+def crop_union(image, hands):
+    """One box around the landmarks of all `hands`, cut out of an RGB PIL image, clipped to it, not squared.
+
+    As published for FID-H. At least one pixel.
+    """
+    size = np.array(image.size)
+    x0, y0, x1, y1 = _pixel_box(image, hands)
+    start = np.clip(np.floor([x0, y0]), 0, size - 1).astype(int)
+    end = np.clip(np.ceil([x1, y1]), start + 1, size).astype(int)
+    return image.crop((*start.tolist(), *end.tolist()))
+
+
+def draw_hands(image, hands, box_color="red", with_bones=True):
+    """A copy of the PIL image with the box of each Hand, and its bones (green) and landmarks (yellow)."""
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    scale = np.array(image.size)
+    width = max(1, math.ceil(min(image.size) / 200))
+    for hand in hands:
+        points = [tuple(point) for point in hand.landmarks[:, :2] * scale]
+        for start, end in BONES if with_bones else ():
+            draw.line([points[start], points[end]], fill="lime", width=width)
+        for x, y in points if with_bones else ():
+            draw.ellipse([x - width, y - width, x + width, y + width], fill="yellow")
+        draw.rectangle(list(np.array(hand.box) * np.tile(scale, 2)), outline=box_color, width=width)
+    return image
+
+
+def zoom_hand(image, hand, pixels, enlarge=1.5):
+    """A square of `pixels` × `pixels` that shows one hand of the PIL image with its bones and landmarks."""
+    left, top, side = _square_around(image, hand, enlarge)
+    landmarks = hand.landmarks.copy()
+    landmarks[:, :2] = (landmarks[:, :2] * image.size - (left, top)) / side  # relative to the crop
+    zoomed = crop_hand(image, hand, enlarge).resize((pixels, pixels), Image.Resampling.BICUBIC)
+    return draw_hands(zoomed, [dataclasses.replace(hand, landmarks=landmarks)])

@@ -1,0 +1,1 @@
+"""Hand1000: the gesture feature, double fusion, the three stages."""

@@ -1,0 +1,77 @@
+"""What is computed from the training images once, before anything learns."""
+
+import contextlib
+import itertools
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from utils.data.image_opening import open_images
+from utils.data.images import resize_center_crop, to_array
+from utils.data.prefetch import map_ahead
+from utils.models.stable_diffusion import StableDiffusion, image_latent_moments
+from utils.system import processes
+from utils.system.errors import UserError
+
+ENCODED_AT_ONCE = 8  # images in memory as pixels
+
+
+@dataclass
+class TrainingSet:
+    """Tensors of N images, fp32 on the CPU. prompt_embeds is e for a trained F, fused for a frozen one."""
+
+    sd: StableDiffusion  # made the moments, and draws latents from them
+    moments: torch.Tensor  # (N, 2C, h, w) of the unscaled latents
+    prompt_embeds: torch.Tensor  # (N, L, d)
+    negative_embeds: torch.Tensor  # (1, L, d) of the empty prompt
+    residuals: torch.Tensor  # (N, L, d), delta: zero until Stage II is through with the image
+
+    def pin(self):
+        """Page-locks what batches take whole rows of: only from there do copies to a GPU run beside its work."""
+        for name in ("prompt_embeds", "negative_embeds", "residuals"):
+            setattr(self, name, getattr(self, name).pin_memory())
+
+
+def take_rows(tensor, rows, device):
+    """`tensor`[`rows`] on `device`, copied row by row: to gather them on the CPU first would leave pinned memory."""
+    taken = tensor.new_empty(len(rows), *tensor.shape[1:], device=device)
+    for row, place in zip(taken, rows, strict=True):
+        row.copy_(tensor[place], non_blocking=True)
+    return taken
+
+
+def encode_images(sd, paths, resolution, device, warn=print):
+    """Latent moments (n, 2C, h, w), and the places in `paths` of the n images that could be read.
+
+    Pixels are streamed, a few images at a time, and the VAE goes back to the CPU afterwards. Several processes
+    share the images.
+    """
+    sd.vae.to(device)
+    encoded = processes.share_out(paths, lambda part: list(encode_some(sd, part, resolution)))
+    sd.vae.to("cpu")
+    for error in (moments for moments in encoded if isinstance(moments, UserError)):
+        warn(f"warning: {error}; left out")
+    used = [i for i, moments in enumerate(encoded) if not isinstance(moments, UserError)]
+    if not used:
+        raise UserError(f"{paths[0].parent}: none of the {len(paths)} images can be read; see the warnings")
+    return torch.stack([encoded[i] for i in used]), used
+
+
+def encode_some(sd, paths, resolution):
+    """Yields for each image its latent moments (2C, h, w) on the CPU, or the UserError that says why not."""
+
+    def prepare(image):
+        if isinstance(image, UserError):
+            return image
+        return torch.from_numpy(to_array(resize_center_crop(image, resolution)))
+
+    progress = tqdm(total=len(paths), desc="encode images", unit="image")
+    with (progress, open_images(paths) as opened,
+          contextlib.closing(map_ahead(prepare, opened, 2 * ENCODED_AT_ONCE)) as prepared):
+        while images := list(itertools.islice(prepared, ENCODED_AT_ONCE)):
+            pixels = [image for image in images if not isinstance(image, UserError)]
+            moments = iter(image_latent_moments(sd, torch.stack(pixels)).float().cpu() if pixels else ())
+            for image in images:
+                yield image if isinstance(image, UserError) else next(moments)
+            progress.update(len(images))

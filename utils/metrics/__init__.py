@@ -1,0 +1,1 @@
+"""Numbers, and what they are worth: distances, intervals, features, hand scores, the table of results."""

@@ -1,0 +1,1 @@
+"""Pretrained networks, loaded and run: Stable Diffusion, CLIP, captioners, language models."""

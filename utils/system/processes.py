@@ -1,0 +1,146 @@
+"""Several processes that work on one run, as `accelerate launch` starts them: shares of the work, one writer.
+
+The first process decides and writes; the others compute. With a single process, as `python train.py` has it,
+nothing here imports torch or waits.
+"""
+
+import datetime
+import os
+import sys
+
+from utils.system.errors import UserError
+from utils.system.process_pool import count_cores
+
+TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the first process draws samples or writes checkpoints
+
+
+def read_variable(name, default):
+    """A number that launchers put into the environment; UserError if it is none."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < default:
+        raise UserError(f"{name} is {text!r} in the environment, which no launcher makes it; unset it")
+    return int(text)
+
+
+def count():
+    """The number of processes, on all machines."""
+    return read_variable("WORLD_SIZE", 1)
+
+
+def rank():
+    """The number of this process, from 0."""
+    return read_variable("RANK", 0) if count() > 1 else 0
+
+
+def is_first():
+    return rank() == 0
+
+
+def report(message):
+    """Prints a line, in the first process only."""
+    if is_first():
+        print(message, flush=True)
+
+
+def own_workers(num_workers):
+    """The value of --num_workers; without one, None for a single process, else this one's share of the cores."""
+    if num_workers is not None or count() == 1:
+        return num_workers
+    return max(1, count_cores() // read_variable("LOCAL_WORLD_SIZE", 1))
+
+
+def join(device):
+    """Meets the other processes; `device` is the value of --device. Nothing to do for a single process."""
+    if count() > 1:
+        rank()  # UserError before others meet
+        if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+            raise UserError(f"WORLD_SIZE is {count()} in the environment, but {' and '.join(missing)} not set; "
+                            "start with `accelerate launch`, or unset WORLD_SIZE")
+        import torch
+        from accelerate import PartialState
+
+        is_cpu = device == "cpu" or device == "auto" and not torch.cuda.is_available()
+        PartialState(cpu=is_cpu, timeout=TIMEOUT)
+
+
+def broadcast(value):
+    """`value` of the first process, in all of them; it must be picklable."""
+    if count() == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0]
+
+
+def decide(work):
+    """What `work()` returns in the first process, in all of them.
+
+    When it raises UserError or OSError there, the first process raises it and the others end with the same status.
+    """
+    if count() == 1:
+        return work()
+    value, error = None, None
+    if is_first():
+        try:
+            value = work()
+        except (UserError, OSError) as raised:
+            error = raised
+    value, status = broadcast((value, 1 if error else None))
+    if error or status:
+        leave()
+    if error:
+        raise error
+    if status:
+        sys.exit(status)
+    return value
+
+
+def share_out(items, work):
+    """work(items), a list with one result for each item, of which every process computes a share; all get all.
+
+    `work` is called with a part of the list, which may be empty; results must be picklable.
+    """
+    if count() == 1:
+        return work(items)
+    results = [None] * len(items)
+    for start, part in enumerate(gather(list(work(items[rank() :: count()])))):
+        results[start :: count()] = part
+    return results
+
+
+def gather(value):
+    """`value` of each process, in all of them, in the order of their numbers; it must be picklable."""
+    values = [value] * count()
+    if count() > 1:
+        from torch.distributed import all_gather_object
+
+        all_gather_object(values, value)
+    return values
+
+
+def total(tensor):
+    """The sum of a tensor over all processes, in place where there are several."""
+    if count() > 1:
+        from torch.distributed import all_reduce
+
+        all_reduce(tensor)
+    return tensor
+
+
+def leave():
+    """Returns when every process has come here; they meet no more. Without it torch complains at the end."""
+    if count() > 1:
+        from torch.distributed import barrier, destroy_process_group, is_initialized
+
+        if is_initialized():
+            barrier()
+            destroy_process_group()
+
+
+def own_part(num_items, size):
+    """(positions, weights) of this process in a batch of `num_items`: `size` numbers each.
+
+    All processes get as many, so the last ones repeat an item, with weight 0.
+    """
+    places = range(rank() * size, (rank() + 1) * size)
+    return [min(place, num_items - 1) for place in places], [float(place < num_items) for place in places]
