@@ -160,6 +160,12 @@ def differing_settings(old, new):
     return [f"{name}: {there} there, {now} now" for name, (there, now) in pairs.items() if there != now]
 
 
+def refuse_differing(whose, old, new, remedy):
+    """UserError that names the settings which differ between what `whose` was made with, `old`, and `new`."""
+    if differing := differing_settings(old, new):
+        raise UserError(f"{whose} was made with other settings ({'; '.join(differing)}); {remedy}")
+
+
 def append_row(path, row):
     """Appends `row` as one JSON line, whole or not at all; a line cut off earlier is ended first."""
     path = Path(path)
