@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 
 import image_generation
-from tests.conftest import ROOT
+from tests import scripts
 from tests.tiny_models import build_tiny_pipeline
 from utils.method.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
 from utils.method.gesture_feature import save_feature
@@ -222,9 +221,8 @@ def test_a_run_that_was_stopped_continues_to_the_same_images(job, tmp_path):
 
     for stop, status in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
         before = drawn()
-        command = [sys.executable, "image_generation.py", *job(batch_size=1, num_inference_steps=30)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
+        command = ["image_generation.py", *job(batch_size=1, num_inference_steps=30)]
+        process = scripts.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         while process.poll() is None and drawn() < before + 2:
             time.sleep(0.01)
         process.send_signal(stop)

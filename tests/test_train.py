@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 
 import image_generation
 import train
-from tests.conftest import ROOT
+from tests import scripts
 from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
 from utils.data.images import open_image
@@ -274,8 +273,8 @@ def interrupt(flags, folder, number, after):
     """
     script = ("import runpy, sys; sys.modules['mediapipe'] = None; "
               "sys.path.insert(0, '.'); runpy.run_path('train.py', run_name='__main__')")
-    command = [sys.executable, "-c", script, *map(str, flags), "--output_dir", str(folder.parent)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = scripts.start(["-c", script, *flags, "--output_dir", folder.parent], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
     steps = []
     while process.poll() is None and max(steps, default=0) < after:
         time.sleep(0.005)
@@ -418,8 +417,7 @@ def test_a_signal_as_a_run_goes_on_in_stage_iii_costs_none_of_it(world, tmp_path
 def test_ctrl_c_writes_a_checkpoint_also_when_the_reader_of_all_output_goes_with_it(world, tmp_path):
     flags = [*world[1], "--batch_size", 4, "--embedding_steps", 1, "--finetune_steps", 100_000,
              "--checkpointing_steps", 100_000, "--output_dir", tmp_path]
-    process = subprocess.Popen([sys.executable, "train.py", *map(str, flags)], cwd=ROOT, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
+    process = scripts.start(["train.py", *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while b"Stage III: " not in process.stdout.read(50):
         assert process.poll() is None
     time.sleep(0.5)
