@@ -156,11 +156,10 @@ def test_missing_mediapipe_is_said_in_one_line(monkeypatch):
         detect_hands(Image.new("RGB", (8, 8)), max_num_hands=7)  # a detector that no other test has made
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_backend_of_matplotlib_that_is_not_there_does_not_matter(folder, num_workers):
+def test_a_backend_of_matplotlib_that_is_not_there_does_not_matter(folder):
     paths = list(map(str, list_images(folder)))[:2]
     code = ("from utils.hands.detector import detect_folder; from utils.system.script import run_main\n"
-            f"run_main(lambda _: print([len(hands) for _, hands in detect_folder({paths}, {num_workers})]), None)")
+            f"run_main(lambda _: print([len(hands) for _, hands in detect_folder({paths}, num_workers=2)]), None)")
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
                             env={**os.environ, "MPLBACKEND": "foo"})
     assert (result.returncode, result.stdout) == (0, "[1, 1]\n"), result.stderr
