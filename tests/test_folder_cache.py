@@ -15,7 +15,6 @@ import pytest
 
 from utils.data import folder_cache
 from utils.data.folder_cache import Block, FolderCache, cached_blocks
-from utils.system.files import beside
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"confidence": 0.5, "weights": None}
@@ -311,16 +310,6 @@ def test_a_file_that_cannot_be_read_for_now_stays(error, tmp_path, paths, capsys
         patch.setattr(folder_cache, "unpack", lambda path: (_ for _ in ()).throw(error))
         assert FolderCache(tmp_path / "cache", "kind", paths, SETTINGS).read() == {} and file.exists()
     assert "cannot be read now" in capsys.readouterr().err
-
-
-def test_what_a_killed_pass_left_half_written_goes_when_it_is_old(tmp_path, paths):
-    (tmp_path / "cache").mkdir()
-    old, new = (beside(tmp_path / "cache" / f"{name}.npz") for name in ("a", "b"))
-    for path in (old, new):
-        path.touch()
-    os.utime(old, (0, 0))
-    run(tmp_path / "cache", paths)
-    assert new.exists() and not old.exists()
 
 
 class Attack:

@@ -22,10 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.system.errors import first_line, one_line
-from utils.system.files import atomic_path, remove_leftovers, to_json
+from utils.system.files import atomic_path, to_json
 
 FLUSH_SECONDS = 5.0  # of work that a killed process may lose
-STALE_SECONDS = 3600.0  # after which a half-written file is a killed process's
 FIELDS = ("names", "keys", "counts", "messages", "digest")  # of a file; all else in it are arrays of rows
 UNREADABLE = -1  # as the count of rows: there is a message instead
 
@@ -190,7 +189,6 @@ class FolderCache:
             return
         kept, read = self.read_others()
         kept |= {key: known[place] for place, key in enumerate(self.keys)}
-        remove_leftovers(self.file.parent, older_than=STALE_SECONDS)
         if self.write(self.file, kept):
             for file in read:
                 if file != self.file:

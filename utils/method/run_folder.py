@@ -17,7 +17,6 @@ from utils.system.files import (
     naming_errors,
     read_json,
     remove,
-    remove_leftovers,
     write_settings,
 )
 
@@ -81,7 +80,6 @@ class RunFolder:
             stale += [self.samples, *self.own_features(settings)]
         for path in stale:
             self.remove(path)
-        remove_leftovers(self.samples)
         write_settings(self.config, settings)
         self.has_begun = True
         self.write_log()

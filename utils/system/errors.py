@@ -9,11 +9,10 @@ REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or give a place that has more"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions, or give another path"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "give a path that exists"),
-    errno.EEXIST: "something else has that name, perhaps a link that leads nowhere; remove it",
+    errno.EEXIST: "something else has that name; move it away",
     errno.EISDIR: "a folder is in the way; move it away",
-    errno.ELOOP: "a link leads to itself; remove it",
     errno.ENAMETOOLONG: "give a shorter name",
-}  # of what the system refuses  # of what the system refuses
+}  # of what the system refuses
 
 
 class UserError(Exception):
