@@ -238,7 +238,7 @@ def main(args):
            "captions_path": str(args.captions_path), "model": args.model, "gesture": args.gesture,
            "phrase": args.phrase, "seed": args.seed}
     try:
-        print(*format_numbers(row), sep="\n")
+        print("\n".join(format_numbers(row)), flush=True)
     finally:
         if args.output:
             files.append_row(args.output, row)

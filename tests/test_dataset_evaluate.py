@@ -244,8 +244,17 @@ def test_data_that_does_not_fit_is_refused(change, problem, data, clip_folder, t
     root = shutil.copytree(data, tmp_path / "data")
     change(root)
     args = dataset_evaluate.parse_args([str(arg) for arg in arguments(root, clip_folder)[1:]])
-    with pytest.raises(dataset_evaluate.cli.UserError, match=problem):
+    with pytest.raises(dataset_evaluate.errors.UserError, match=problem):
         dataset_evaluate.main(args)
+
+
+def test_a_missing_mediapipe_is_said_before_clip_is_loaded(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    arguments_of_no_clip = [str(arg) for arg in arguments(data, tmp_path)[1:]]
+    with pytest.raises(dataset_evaluate.errors.UserError, match="needs mediapipe.* or add --no_hands"):
+        dataset_evaluate.main(dataset_evaluate.parse_args(arguments_of_no_clip))
+    with pytest.raises(dataset_evaluate.errors.UserError, match="no config.json"):
+        dataset_evaluate.main(dataset_evaluate.parse_args([*arguments_of_no_clip, "--no_hands"]))
 
 
 @pytest.mark.parametrize(("args", "problem"), [

@@ -294,7 +294,7 @@ def compare_folders(args, distance):
 
     # Print, then save, even where the reader of what is printed has gone
     try:
-        print(*lines, sep="\n")
+        print("\n".join(lines), flush=True)
     finally:
         for row in rows if args.output else []:
             files.append_row(args.output, row)
