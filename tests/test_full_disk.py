@@ -118,6 +118,7 @@ def write_images(folder, count=6):
         Image.fromarray(random.integers(0, 256, (48, 40, 3), dtype=np.uint8)).save(folder / f"{index}.png")
 
 
+@pytest.mark.thorough
 def test_render(tmp_path, capsys):
     def flags(folder):
         return ["--gesture", "call", "--num_train", 8, "--num_test", 0, "--resolution", 96, "--num_workers", 1,
@@ -131,7 +132,7 @@ def test_render(tmp_path, capsys):
     assert len(named) > 1 and all(name.startswith("call/train") for name in named)
 
 
-@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+@pytest.mark.parametrize("more", [pytest.param([], marks=pytest.mark.thorough), ["--overwrite"]])
 def test_captions(tmp_path, capsys, more):
     model = tiny_captioners.build_tiny_vit_gpt2(tmp_path / "model")
 
@@ -150,6 +151,7 @@ def test_captions(tmp_path, capsys, more):
         "captions.jsonl", "captions.new.jsonl", "captions.txt", "filenames.txt")}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])
 def test_enriched_captions(tmp_path, capsys, more):
     def flags(folder):
@@ -166,6 +168,7 @@ def test_enriched_captions(tmp_path, capsys, more):
     assert named <= {f"call/train/BLIP2_enriched{end}" for end in (".jsonl", ".new.jsonl", ".txt", "_report.jsonl")}
 
 
+@pytest.mark.thorough
 def test_generated_images(tmp_path, tiny_pipeline, capsys):
     model = shutil.copytree(tiny_pipeline, tmp_path / "model")
     save_fusion(model, TrainedFusion(32), np_feature(), {"gesture": "call", "sequence_length": 16, "embed_dim": 32})
@@ -191,6 +194,7 @@ def np_feature():
     return torch.linspace(-1, 1, 63)
 
 
+@pytest.mark.thorough
 def test_a_training(tmp_path, tiny_pipeline, capsys):
     _, world = write_world(tmp_path, tiny_pipeline, 2)
 
@@ -233,6 +237,7 @@ def test_a_model(tmp_path, tiny_pipeline, save):
             assert not list((tmp_path / "disk").iterdir())
 
 
+@pytest.mark.thorough
 def test_a_metric_with_cache_and_rows(tmp_path, capsys):
     for name in ("real", "fake"):
         write_images(tmp_path / name, 24)

@@ -1,6 +1,5 @@
 """What ends a script as one line on standard error: errors that the user can mend, and what the system refuses."""
 
-import contextlib
 import errno
 import os
 import sys
@@ -36,8 +35,7 @@ def print_error(message, kind="error"):
     write = tqdm.tqdm.write if hasattr(tqdm, "tqdm") else print
     if os.environ.get("RANK", "0") != "0":
         kind = f"{kind} in process {os.environ['RANK']}"
-    with contextlib.suppress(OSError):  # nobody listens any more
-        write(f"{kind}: {one_line(message)}", file=sys.stderr)
+    write(f"{kind}: {one_line(message)}", file=sys.stderr)
 
 
 def warn(message):
