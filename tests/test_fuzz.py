@@ -14,19 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from utils.captions.enriched_file import EnrichedFile
-from utils.captions.rules.enrichment_rules import (
-    Target,
-    enrich_by_rules,
-    find_other_gesture,
-    has_phrase_once,
-)
+from utils.captions.rules.enrichment_rules import Target, enrich_by_rules, find_other_gesture, has_phrase_once
 from utils.data.annotations import read_gesturing_boxes
 from utils.data.gestures import GESTURES
-from utils.data.images import FORMATS, open_image, read_aligned, read_lines, safe_join
+from utils.data.images import FORMATS, open_image, read_aligned, read_lines
 from utils.method.checkpoint import CheckpointFolder
-from utils.method.fusion import TrainedFusion, load_fusion, save_fusion
 from utils.method.gesture_feature import load_feature
-from utils.metrics import results_table
 from utils.models.clip_tokens import load_token_counter
 from utils.system.errors import UserError
 from utils.system.files import read_json, read_rows
@@ -70,12 +63,6 @@ def test_lists(file, data):
     lines = own_error(read_lines, file)
     assert lines is None or (lines and all(line.strip() and "\0" not in line for line in lines))
     assert own_error(read_aligned, file, file) == (None if lines is None else (lines, lines))
-
-
-@given(name=st.text(max_size=30) | st.lists(st.sampled_from(["..", "/", "a", ".", "\0", "é", "-", " "])).map("".join))
-def test_file_names(file, name):
-    path = own_error(safe_join, file.parent, name)
-    assert path is None or path.parent.resolve().is_relative_to(file.parent.resolve())
 
 
 @given(caption=CAPTIONS, name=st.sampled_from(list(GESTURES)))
@@ -124,38 +111,6 @@ def test_checkpoints(checkpoints, state, cut):
     path.write_text(json.dumps(state)[:cut or None], encoding="utf-8")
     newest = CheckpointFolder(checkpoints, warn=lambda message: None).newest()
     assert newest.state["step"] == 1 and newest.load("losses")["a"].tolist() == [1, 1]  # the whole one before
-
-
-@given(config=JSON_VALUES | st.fixed_dictionaries({}, optional={
-    "fusion": st.sampled_from(["trained", "frozen", 5, []]), "sequence_length": st.just(4) | JSON_VALUES,
-    "embed_dim": st.just(3) | JSON_VALUES, "feature_dim": st.just(2) | JSON_VALUES, "seed": st.just(0) | JSON_VALUES,
-    "resolution": st.just(64) | JSON_VALUES}), data=st.none() | st.binary(max_size=100))
-def test_fusions(file, config, data):
-    folder = file.parent / "fusion"
-    folder.mkdir(exist_ok=True)
-    save_fusion(folder, TrainedFusion(3, 2), torch.ones(2), {"sequence_length": 4})
-    (folder / "fusion.json").write_text(json.dumps(config), encoding="utf-8")
-    if data is not None:
-        (folder / "fusion.safetensors").write_bytes(data)
-    loaded = own_error(load_fusion, folder)
-    assert loaded is None or (loaded[1].tolist() == [1, 1]
-                              and loaded[0](torch.ones(1, 4, 3), loaded[1]).shape == (1, 4, 3))
-
-
-KEYS = ["name", "script", "protocol", "features", *(f"{key}{end}" for key in ("fid", "kid_h", "num_images", "hand_conf")
-                                                    for end in ("", "_low", "_high", "_unit", "_num_real"))]
-
-
-CELLS = st.sampled_from([None, True, 5, 0.25, -1e9, float("nan"), "hand_confidence.py", "clean", "", [], {}, [1]])
-
-
-@given(rows=st.lists(st.dictionaries(st.sampled_from(KEYS), CELLS), min_size=1, max_size=3))
-def test_tables(file, rows):
-    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    read = own_error(read_rows, file)
-    if own_error(lambda: results_table.check_rows(read, file) or True):
-        cells, names = results_table.collect_cells(read)
-        assert len(results_table.format_table(cells, names)) == len(cells) + 1
 
 
 @given(data=st.data(), name=st.sampled_from(FORMATS), mode=st.sampled_from(["RGB", "L"]))
