@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.system.errors import first_line, one_line
-from utils.system.files import atomic_path, remove_leftovers, to_json
+from utils.system.files import atomic_path, to_json
 
 WRITE_SECONDS = 120.0  # of work that a killed process may lose
 FIELDS = ("names", "keys", "counts", "messages")  # of a file; all else in it are arrays of rows
@@ -151,7 +151,6 @@ class FolderCache:
         own = dict(self.keys)
         try:
             with alone_in(self.file.parent):
-                remove_leftovers(self.file.parent, [self.file.name])
                 blocks = {(name, key): block for (name, key), block in self.load().items()
                           if own.get(name, key) == key and (self.folder / name).exists()}
                 arrays = pack(blocks | {self.keys[place]: block for place, block in self.known.items()})
