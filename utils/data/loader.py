@@ -1,6 +1,8 @@
 """Images loaded ahead of who uses them, in processes of torch's DataLoader."""
 
+import ctypes
 import signal
+import sys
 
 from utils.data.images import open_image
 from utils.system import processes
@@ -9,6 +11,7 @@ from utils.system.process_pool import count_cores
 
 MOST_WORKERS = 4  # decode more images than any model here takes
 AHEAD = 4  # images that each of them holds ready
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 FEW_IMAGES = 16  # are opened in this process, as fast as others would start
 
 
@@ -32,6 +35,8 @@ class ImageDataset:
 def _start_worker(number):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent alone handles it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":  # ends with a killed parent: a forked process would hold the lock of its outputs
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _keep(item):
