@@ -11,6 +11,7 @@ from pathlib import Path
 # Two busy OpenMP threads on two busy cores are far slower than one; set before torch is first imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "agg"  # as scripts that run in this process set it
 
 import huggingface_hub
 import pytest
