@@ -80,3 +80,13 @@ def asked(monkeypatch):
 def run_script():
     """Function(args, **options of subprocess.run): `python <args>` in the repository root."""
     return scripts.run
+
+
+# Files that take longest, first: begun last, one of them would keep a single process busy while the others wait
+LONGEST = ("processes", "pipeline", "train", "captioners", "full_disk", "killed_training", "training_helps",
+           "cal_fid_kid", "image_generation", "feature_network")
+
+
+def pytest_collection_modifyitems(items):
+    order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
