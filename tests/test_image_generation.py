@@ -396,7 +396,7 @@ def test_wrong_arguments_cost_one_line_and_exit_2(job, capsys, flags, said):
 def test_unusable_lists_are_refused_before_torch_is_loaded(job, tmp_path, names, said):
     (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8")
     program = ("import sys, image_generation as script; from utils import cli\n"
-               "try: script.run_main(script.main, script.parse_args())\n"
+               "try: run_main(script.main, script.parse_args())\n"
                "finally: print([name for name in ('torch', 'diffusers') if name in sys.modules])")
     result = subprocess.run([sys.executable, "-c", program, *job()], cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, "[]\n")

@@ -152,7 +152,7 @@ def test_two_processes_end_their_group_and_tell_an_explosion_once(world, tmp_pat
         "import os, sys; sys.path.insert(0, '.')\n"
         "import torch, train; from utils import cli\n"
         "if __name__ == '__main__':\n"  # processes that open images import this file
-        "    try: script.run_main(train.main, train.parse_args())\n"
+        "    try: run_main(train.main, train.parse_args())\n"
         "    finally: open('-'.join(sys.argv[-1:] + [os.environ['RANK']]), 'w').write("
         "str(torch.distributed.is_initialized()))")
     for steps, wanted in ((0, 0), (1, 1)):  # finetune_steps and exit status

@@ -1,12 +1,11 @@
 """Several processes that work on one run, as `accelerate launch` starts them: shares of the work, one writer.
 
-The first process decides and writes; the others compute. With a single process, as `python train.py` has it,
-nothing here imports torch or waits.
+All of them read and compute, the first one writes, then they `meet`. With a single process, as `python train.py` has
+it, nothing here imports torch or waits. When one process ends with an error, the launcher ends the others.
 """
 
 import datetime
 import os
-import sys
 
 from utils.system.errors import UserError
 from utils.system.process_pool import count_cores
@@ -63,36 +62,12 @@ def join(device):
         PartialState(cpu=is_cpu, timeout=TIMEOUT)
 
 
-def broadcast(value):
-    """`value` of the first process, in all of them; it must be picklable."""
-    if count() == 1:
-        return value
-    from accelerate.utils import broadcast_object_list
+def meet():
+    """Returns when every process has come here: what one wrote before, the others may read after."""
+    if count() > 1:
+        from torch.distributed import barrier
 
-    return broadcast_object_list([value])[0]
-
-
-def decide(work):
-    """What `work()` returns in the first process, in all of them.
-
-    When it raises UserError or OSError there, the first process raises it and the others end with the same status.
-    """
-    if count() == 1:
-        return work()
-    value, error = None, None
-    if is_first():
-        try:
-            value = work()
-        except (UserError, OSError) as raised:
-            error = raised
-    value, status = broadcast((value, 1 if error else None))
-    if error or status:
-        leave()
-    if error:
-        raise error
-    if status:
-        sys.exit(status)
-    return value
+        barrier()
 
 
 def share_out(items, work):
