@@ -35,6 +35,11 @@ class RunFolder:
         self.waiting = []  # lines of the log from before the run has begun, while an earlier one may still be there
         self.has_begun = False
 
+    def written(self):
+        """All that a run writes; the checkpoints only until it is done."""
+        return [self.config, self.log_file, self.feature, self.checkpoints, self.samples, self.losses,
+                self.loss_curves, self.model]
+
     def find(self, settings):
         """How far a run with these settings is here: NEW, BEGUN or FINISHED.
 

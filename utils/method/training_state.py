@@ -1,5 +1,7 @@
 """How far Stages II and III of one run are: resume, look at losses and weights, write checkpoints."""
 
+import sys
+
 import torch
 
 from utils.method.checkpoint import CheckpointFolder, restore_stage, stage_parts
@@ -78,7 +80,10 @@ class TrainingState:
             self.give_up(stage, done, f"{name} is not finite any more")
 
     def give_up(self, stage, update, what):
-        """UserError; no checkpoint holds exploded weights."""
+        """UserError, from the first of several processes, which all see the same. No checkpoint holds such weights."""
+        processes.leave()
+        if not processes.is_first():
+            sys.exit(1)
         last = self.checkpoints.path_of(self.written) if self.written >= 0 else "none"
         raise UserError(f"{stage.name}, update {update}: {what} (last checkpoint: {last}); start anew with "
                         "--overwrite and a lower learning rate, or another --mixed_precision if it was fp16")
