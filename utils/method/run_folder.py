@@ -11,7 +11,7 @@ from tqdm import tqdm
 from utils.system import processes
 from utils.system.errors import UserError
 from utils.system.file_lock import lock_outputs
-from utils.system.files import atomic_path, read_object, refuse_differing, remove, remove_leftovers, write_settings
+from utils.system.files import atomic_path, read_object, refuse_differing, remove, write_settings
 
 # What may differ when a run goes on: where it is, how often it saves, and what leaves every number as it is.
 FREE_SETTINGS = ("preset", "output_dir", "data_dir", "device", "debug", "overwrite", "dry_run", "checkpointing_steps",
@@ -73,7 +73,6 @@ class RunFolder:
             stale += [self.samples, *self.own_features(settings)]
         for path in stale:
             remove(path)
-        remove_leftovers(self.samples)
         write_settings(self.config, settings)
         self.has_begun = True
         self.write_log()
