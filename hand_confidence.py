@@ -269,7 +269,7 @@ def main(args):
 
     # Print, then save, even where the reader of what is printed has gone
     try:
-        script.print_lines([*format_table(rows), format_summary(rows)])
+        print("\n".join([*format_table(rows), format_summary(rows)]), flush=True)
     finally:
         for row in rows if args.output else []:
             files.append_row(args.output, row)

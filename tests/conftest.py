@@ -5,24 +5,25 @@ import ctypes
 import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 # Two busy OpenMP threads on two busy cores are far slower than one; set before torch is first imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "agg"  # as scripts that run in this process set it
 
 import huggingface_hub
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # A shell lets background jobs ignore Ctrl-C, and what they start does too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+from tests import scripts  # noqa: E402
+from tests.scripts import ROOT  # noqa: E402, F401
 from tests.tiny_models import build_tiny_pipeline  # noqa: E402
 
 torch.set_num_threads(1)
@@ -78,9 +79,14 @@ def asked(monkeypatch):
 @pytest.fixture(scope="session")
 def run_script():
     """Function(args, **options of subprocess.run): `python <args>` in the repository root."""
+    return scripts.run
 
-    def run(args, **options):
-        command = [sys.executable, *map(str, args)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
 
-    return run
+# Files that take longest, first: begun last, one of them would keep a single process busy while the others wait
+LONGEST = ("processes", "pipeline", "train", "captioners", "full_disk", "killed_training", "training_helps",
+           "cal_fid_kid", "image_generation", "feature_network")
+
+
+def pytest_collection_modifyitems(items):
+    order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))

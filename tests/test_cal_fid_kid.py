@@ -17,6 +17,7 @@ from utils.metrics.features import FeatureSet
 from utils.metrics.inception import load_inception
 from utils.system.errors import UserError
 from utils.system.files import read_rows
+from utils.system.script import run_main
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_the_row_is_saved_when_the_reader_of_the_numbers_has_gone(script, folder
     args = ["--real_images", folders / "call", "--fake_images", folders / "more_call", "--features", "landmarks",
             "--output", tmp_path / "rows.jsonl"]
     with no_reader(), pytest.raises(SystemExit) as exit_status:
-        script.run_main(script.main, script.parse_args([str(arg) for arg in args]))
+        run_main(script.main, script.parse_args([str(arg) for arg in args]))
     assert exit_status.value.code == 141
     row, = read_rows(tmp_path / "rows.jsonl")
     assert row["num_real"] == row["num_fake"] == 8

@@ -20,7 +20,7 @@ from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
 from utils.method.optimizers import optimizer_tensors
 from utils.method.presets import LORA_LR, fill_preset
-from utils.method.three_stage import GestureDenoiser, finetune_stage, optimise
+from utils.method.three_stage import GestureDenoiser, finetune_stage, update
 from utils.method.training_set import TrainingSet
 from utils.models import sampling, stable_diffusion
 from utils.models.lora import add_lora, load_lora
@@ -176,8 +176,8 @@ def finetune(tiny_pipeline, **changes):
                        torch.zeros_like(embeds[1:]))
     accelerator, denoiser = Accelerator(cpu=True), GestureDenoiser(sd.unet, sd.noise_scheduler)
     stage = finetune_stage(accelerator, denoiser, data, settings)
-    for _ in optimise(accelerator, denoiser, data, stage, 0):
-        pass
+    for step in range(len(stage.plan)):
+        update(accelerator, stage, data, step, 0)
     return stage, stage.losses
 
 
@@ -254,7 +254,7 @@ def gradients(unet):
     return {"hidden": hidden.grad, **{name: weight.grad for name, weight in unet.named_parameters()}}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_a_compiled_u_net_has_the_same_gradients(mode, tiny_pipeline):
     plain, compiled = (stable_diffusion.load_stable_diffusion(tiny_pipeline).unet for _ in range(2))
@@ -264,7 +264,7 @@ def test_a_compiled_u_net_has_the_same_gradients(mode, tiny_pipeline):
         assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_compiled_u_net_learns_the_same(world, tmp_path):
     for flags in ([], ["--compile", "reduce-overhead"]):
         train.main(parse(world[1], "--batch_size", 4, "--embedding_steps", 1, "--finetune_steps", 3, "--output_dir",

@@ -111,7 +111,7 @@ class CaptionFolder:
             return False
         names = "".join(f"{name}\n" for name, _ in self.listed())
         with contextlib.suppress(FileNotFoundError):
-            return self.captions_list.exists() and files.read_file(self.names_list) == names.encode()
+            return self.captions_list.exists() and self.names_list.read_bytes() == names.encode()
         return False
 
     def write_lists(self):

@@ -1,15 +1,14 @@
 """What is computed from the training images once, before anything learns."""
 
-import contextlib
+import functools
 import itertools
 from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
 
-from utils.data.image_opening import open_images
-from utils.data.images import resize_center_crop, to_array
-from utils.data.prefetch import map_ahead
+from utils.data.images import read_aligned, resize_center_crop, safe_join, to_array
+from utils.data.loader import load_images
 from utils.models.stable_diffusion import StableDiffusion, image_latent_moments
 from utils.system import processes
 from utils.system.errors import UserError
@@ -31,6 +30,19 @@ class TrainingSet:
         """Page-locks what batches take whole rows of: only from there do copies to a GPU run beside its work."""
         for name in ("prompt_embeds", "negative_embeds", "residuals"):
             setattr(self, name, getattr(self, name).pin_memory())
+
+
+def read_training_list(args):
+    """(paths, captions) of the training images. UserError when lists do not fit or images are missing."""
+    folder = args.data_dir / args.gesture / "train"
+    list_path = folder / f"{args.captioner}_filenames.txt"
+    names, captions = read_aligned(list_path, folder / f"{args.captioner}_{args.captions}.txt")
+    paths = [safe_join(folder / "images", name) for name in names[: args.max_train_samples]]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise UserError(
+            f"{list_path}: {len(missing)} of {len(paths)} images are not in {folder / 'images'}, "
+            f"{missing[0].name} among them; put them there or drop their lines from both lists")
+    return paths, captions[: args.max_train_samples]
 
 
 def take_rows(tensor, rows, device):
@@ -60,18 +72,14 @@ def encode_images(sd, paths, resolution, device, warn=print):
 
 def encode_some(sd, paths, resolution):
     """Yields for each image its latent moments (2C, h, w) on the CPU, or the UserError that says why not."""
+    loaded = load_images(paths, functools.partial(prepare_pixels, resolution=resolution))
+    loaded = iter(tqdm(loaded, total=len(paths), desc="encode images", unit="image"))
+    while batch := list(itertools.islice(loaded, ENCODED_AT_ONCE)):
+        pixels = [torch.from_numpy(array) for _, array, problem in batch if problem is None]
+        moments = iter(image_latent_moments(sd, torch.stack(pixels)).float().cpu() if pixels else ())
+        yield from (next(moments) if problem is None else problem for _, _, problem in batch)
 
-    def prepare(image):
-        if isinstance(image, UserError):
-            return image
-        return torch.from_numpy(to_array(resize_center_crop(image, resolution)))
 
-    progress = tqdm(total=len(paths), desc="encode images", unit="image")
-    with (progress, open_images(paths) as opened,
-          contextlib.closing(map_ahead(prepare, opened, 2 * ENCODED_AT_ONCE)) as prepared):
-        while images := list(itertools.islice(prepared, ENCODED_AT_ONCE)):
-            pixels = [image for image in images if not isinstance(image, UserError)]
-            moments = iter(image_latent_moments(sd, torch.stack(pixels)).float().cpu() if pixels else ())
-            for image in images:
-                yield image if isinstance(image, UserError) else next(moments)
-            progress.update(len(images))
+def prepare_pixels(image, resolution):
+    """The middle square of a PIL image as an array (3, resolution, resolution) in [-1, 1]."""
+    return to_array(resize_center_crop(image, resolution))

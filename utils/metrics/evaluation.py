@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.data import output_paths
-from utils.system import cli, errors, files, processes, script
+from utils.system import cli, errors, files, processes
 
 REGIONS = {"full": ("full",), "hands": ("hands",), "both": ("full", "hands")}
 KEY_SUFFIX = {"full": "", "hands": "_h"}
@@ -294,7 +294,7 @@ def compare_folders(args, distance):
 
     # Print, then save, even where the reader of what is printed has gone
     try:
-        script.print_lines(lines)
+        print("\n".join(lines), flush=True)
     finally:
         for row in rows if args.output else []:
             files.append_row(args.output, row)
