@@ -118,8 +118,8 @@ def test_killed_run_goes_on_in_a_shuffled_file_system_and_ends_with_the_same_byt
     for root, command in (("killed", ["-c", IN_REVERSE, *args]), ("undisturbed", args)):
         result = run_script([*command, tmp_path / root])
         assert result.returncode == 0, result.stderr
-        assert result.stdout.splitlines()[-1] == (f"{tmp_path / root}/call/train: {NUM_PICTURES} captions, 0 images left "
-                                                  "out (0 cannot be read, 0 without a caption)")
+        assert result.stdout.splitlines()[-1] == (f"{tmp_path / root}/call/train: {NUM_PICTURES} captions, 0 images "
+                                                  "left out (0 cannot be read, 0 without a caption)")
     for kind in ("filenames", "captions"):
         there, here = (tmp_path / root / "call" / "train" / f"{name}_{kind}.txt" for root in ("killed", "undisturbed"))
         assert there.read_bytes() == here.read_bytes() and there.read_bytes().count(b"\n") == NUM_PICTURES
