@@ -6,6 +6,7 @@ widths that differ, and values that are not finite.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from utils.metrics.intervals import check_resampling, percentile_interval
 
 BLOCK_ROWS = 256  # rows and columns of a block of kernel values; of xx and yy half the blocks are enough
 KEPT_ROWS = 4096  # images a side up to which all blocks are kept, 400 MB at most
+LEAST_FOR_INTERVAL = 4  # images a side; resamples of two or three hold hardly anything but the same pair
+PUBLISHED_SUBSETS, PUBLISHED_SUBSET_SIZE = 100, 1000
 
 
 def as_features(features, name):
@@ -215,10 +218,19 @@ def kernel_distance_subsets(x, y, num_subsets=100, subset_size=None, seed=0, unb
 
     `subset_size` counts images, of which all rows are taken: by default half of those of the smaller sample. Subsets
     overlap, so their spread is not a standard error: it shrinks to nothing as they approach the whole sample, and at
-    half of it is only a rough guide. The published protocol is 100 subsets of min(n, 1000), biased. ValueError if a
-    subset is larger than a sample or below 2.
+    half of it is only a rough guide. ValueError if a subset is larger than a sample or below 2.
     """
     return KernelComparison(x, y, groups).subsets(num_subsets, subset_size, seed, unbiased)
+
+
+def published_subset_size(num_x, num_y):
+    return min(num_x, num_y, PUBLISHED_SUBSET_SIZE)
+
+
+def published_kernel_distance(x, y, seed=0):
+    """The KID of the paper's programs: the mean of the biased kernel distance over seeded random subsets."""
+    size = published_subset_size(len(x), len(y))
+    return kernel_distance_subsets(x, y, PUBLISHED_SUBSETS, size, seed, unbiased=False)[0]
 
 
 def kernel_distance_interval(x, y, num_resamples=1000, seed=0, level=0.95, groups=(None, None)):
@@ -239,10 +251,11 @@ def kernel_distance_interval(x, y, num_resamples=1000, seed=0, level=0.95, group
 
 
 class FeatureDistance(Metric):
-    """Two growing samples of features; the subclasses say which distance `compute` returns (fp64 scalar).
+    """Two growing samples of features; `compute` of the subclasses returns their distance.
 
-    Features are kept in the metric's dtype: fp32 unless set_dtype says otherwise. They are kept flat, with their
-    width beside them, because a process that has seen no image can then take part in the gathering.
+    torchmetrics gathers the samples of several processes. They are kept flat, in the metric's dtype (fp32 unless
+    set_dtype says otherwise), with their width beside them, because a process that has seen no image can then take
+    part in it.
     """
 
     is_differentiable = False
@@ -251,12 +264,17 @@ class FeatureDistance(Metric):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.add_state("real_features", [], dist_reduce_fx="cat")
-        self.add_state("fake_features", [], dist_reduce_fx="cat")
+        for sample in ("real", "fake"):
+            self.add_state(f"{sample}_features", [], dist_reduce_fx="cat")
+            self.add_state(f"{sample}_images", [], dist_reduce_fx="cat")
         self.add_state("width", torch.tensor(0), dist_reduce_fx="max")
 
-    def update(self, features, real):
-        """Adds `features` (n, d) of real images or, with real=False, of generated ones."""
+    def update(self, features, real, images=None):
+        """Adds `features` (n, d) of real images or, with real=False, of generated ones.
+
+        `images`: the number of the image that each row is of, (n,), for all rows or for none. Rows of one image, as of
+        two hands, are alike; and rows are sorted by it, so that it does not matter which process has seen them.
+        """
         features = torch.as_tensor(features, device=self.device, dtype=self.dtype)
         width = int(self.width)
         if features.ndim != 2 or not features.shape[1]:
@@ -264,28 +282,68 @@ class FeatureDistance(Metric):
         if width and features.shape[1] != width:
             raise ValueError(f"features of different widths: {width} and {features.shape[1]}")
         self.width.fill_(features.shape[1])
+        images = [] if images is None else images
         (self.real_features if real else self.fake_features).append(features.flatten())
+        (self.real_images if real else self.fake_images).append(
+            torch.as_tensor(images, device=self.device, dtype=torch.int64))
 
     def samples(self):
-        """(real, fake) features, each (n, d)."""
-        states = (self.real_features, self.fake_features)
-        return [(dim_zero_cat(state) if len(state) else torch.empty(0)).reshape(-1, max(1, int(self.width)))
-                for state in states]
+        """[(features (n, d), images (n,) or None)] of the real and of the fake sample, on the CPU."""
+        samples = []
+        for states in ((self.real_features, self.real_images), (self.fake_features, self.fake_images)):
+            features, images = (dim_zero_cat(state).cpu() if len(state) else torch.empty(0) for state in states)
+            features = features.reshape(-1, max(1, int(self.width)))
+            if not len(images):
+                samples.append((features, None))
+                continue
+            if len(images) != len(features):
+                raise ValueError(f"{len(images)} numbers of images for {len(features)} rows of features")
+            order = images.argsort(stable=True)
+            samples.append((features[order], images[order]))
+        return samples
+
+    def gathered(self):
+        """As samples, of all processes, each of which must call it."""
+        with self.sync_context():
+            return self.samples()
 
 
 class FrechetDistance(FeatureDistance):
-    """frechet_distance as a torchmetrics.Metric: update(features, real), compute()."""
+    """frechet_distance as a torchmetrics.Metric: update(features, real), compute(), an fp64 scalar."""
 
     def compute(self):
-        return torch.tensor(frechet_distance(*self.samples()), dtype=torch.float64)
+        (x, _), (y, _) = self.samples()
+        return torch.tensor(frechet_distance(x, y), dtype=torch.float64)
+
+
+class KernelEstimate(NamedTuple):
+    """A kernel distance, the ends of its interval, mean and standard deviation over subsets; None: not asked for."""
+
+    distance: float
+    low: float | None = None
+    high: float | None = None
+    subset_mean: float | None = None
+    subset_std: float | None = None
 
 
 class KernelDistance(FeatureDistance):
-    """kernel_distance as a torchmetrics.Metric: update(features, real), compute()."""
+    """kernel_distance as a torchmetrics.Metric: update(features, real, images), compute(), a KernelEstimate.
 
-    def __init__(self, unbiased=True, **kwargs):
+    The interval is that of kernel_distance_interval, if there are resamples, and the subsets, if any, those of
+    kernel_distance_subsets. Biased, the images that rows are of make no difference.
+    """
+
+    def __init__(self, unbiased=True, num_resamples=0, num_subsets=0, subset_size=None, seed=0, **kwargs):
         super().__init__(**kwargs)
-        self.unbiased = unbiased
+        self.unbiased, self.seed = unbiased, seed
+        self.num_resamples, self.num_subsets, self.subset_size = num_resamples, num_subsets, subset_size
 
     def compute(self):
-        return torch.tensor(kernel_distance(*self.samples(), self.unbiased), dtype=torch.float64)
+        (x, groups_x), (y, groups_y) = self.samples()
+        comparison = KernelComparison(x, y, (groups_x, groups_y) if self.unbiased else (None, None))
+        interval, subsets = (None, None), (None, None)
+        if self.num_resamples:
+            interval = comparison.interval(self.num_resamples, self.seed)
+        if self.num_subsets:
+            subsets = comparison.subsets(self.num_subsets, self.subset_size, self.seed, self.unbiased)
+        return KernelEstimate(comparison.distance(self.unbiased), *interval, *subsets)

@@ -20,7 +20,7 @@ DISTANCES = {"fid": "FID", "fid_h": "FID-H", "kid": "KID", "kid_h": "KID-H"}
 def parse_args(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("results", type=cli.path_name, help="JSON lines file that the metric scripts appended to")
-    cli.add_common_flags(parser, device=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     cli.require_file(parser, args.results, "results", "give the file that --output of a metric script named")
     return args
@@ -100,7 +100,12 @@ def add_counts(cells, counts):
 
 def format_table(cells, names):
     """The lines of an aligned table."""
-    table = [["", *names], *([heading, *(line.get(name, "-") for name in names)] for heading, line in cells.items())]
+    return align([["", *names], *([heading, *(line.get(name, "-") for name in names)]
+                                  for heading, line in cells.items())])
+
+
+def align(table):
+    """The lines of a table of texts, its columns one below another."""
     table = [[errors.one_line(cell) for cell in line] for line in table]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
