@@ -242,7 +242,7 @@ def main(args):
            "captions_path": str(args.captions_path), "model": args.model, "gesture": args.gesture,
            "phrase": args.phrase, "seed": args.seed}
     try:
-        script.print_lines(format_numbers(row))
+        print("\n".join(format_numbers(row)), flush=True)
     finally:
         if args.output:
             files.append_row(args.output, row)

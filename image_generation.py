@@ -11,15 +11,15 @@ neither the batch size nor an interruption changes it, nor the number of process
 """
 
 import contextlib
-import itertools
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from utils.data import output_paths
 from utils.method import presets
-from utils.system import cli, errors, files, processes, script
+from utils.system import cli, files, processes
 from utils.system.digests import sha256
+from utils.system.errors import UserError
+from utils.system.script import run_main
 
 GRID_IMAGES, GRID_COLUMNS, GRID_PIXELS = 64, 8, 256
 
@@ -92,101 +92,44 @@ def read_jobs(args):
         safe_join(args.img_save_path, name)  # ".." would become a name of its own with a suffix
         path = safe_join(args.img_save_path, f"{stem}.{args.format}")
         if path in lines:
-            raise errors.UserError(f"{args.image_filenames_file}, line {line}: {name!r} would be saved as "
+            raise UserError(f"{args.image_filenames_file}, line {line}: {name!r} would be saved as "
                                 f"{path.name}, like line {lines[path]}; every image needs its own name")
         lines[path] = line
     return list(lines), prompts
 
 
-def check_settings(args, paths, settings):
-    """Raise UserError when images are there that were drawn with other settings."""
-    if args.overwrite:
-        return
+def list_settings(args, model, precision):
+    """What the images depend on."""
+    names_file, prompts_file = map(files.read_file, (args.image_filenames_file, args.prompts_file))
+    return {"base": args.base, "ckpt": str(args.ckpt), "mu": None if args.base else args.mu,
+            "lists_sha256": sha256([names_file, b"\0", prompts_file]), "seed": args.seed,
+            "num_inference_steps": args.num_inference_steps, "guidance_scale": args.guidance_scale,
+            "scheduler": args.scheduler, "compile": args.compile, "format": args.format,
+            "mixed_precision": precision, **model.settings}
+
+
+def find_missing(args, paths, settings):
+    """The numbers of the images that are to be drawn. UserError when those that are there have other settings."""
     folder, remedy = args.img_save_path, "choose another --img_save_path or add --overwrite"
+    drawn = {i for i, path in enumerate(paths) if path.is_file()}
+    if args.overwrite:
+        return set(range(len(paths)))
     if (folder / "generation.json").is_file():
         old = files.read_object(folder / "generation.json")
-        differing = files.differing_settings({name: old[name] for name in settings if name in old}, settings)
-        if differing:
-            raise errors.UserError(f"{folder} was drawn with other settings ({'; '.join(differing)}); {remedy}")
-    elif found := [path.name for path in paths if path.exists()]:
-        raise errors.UserError(f"{folder} already holds {len(found)} images of the list, {found[0]} among them, "
-                            f"and no generation.json that says how they were made; {remedy}")
-
-
-def find_missing(args, paths, listed, settings):
-    """Checks what an earlier run left; the numbers of the images that are to be drawn."""
-    check_settings(args, paths, settings)
-    return {i for i, path in enumerate(listed) if args.overwrite or not path.exists()}
+        files.refuse_differing(folder, {name: old[name] for name in settings if name in old}, settings, remedy)
+    elif drawn:
+        raise UserError(f"{folder} already holds {len(drawn)} images of the list, {paths[min(drawn)].name} among them, "
+                        f"and no generation.json that says how they were made; {remedy}")
+    return set(range(len(paths))) - drawn
 
 
 def begin(args, paths, settings):
-    """Drops with --overwrite what an earlier run left, and writes the settings down."""
-    for path in paths if args.overwrite else []:
-        path.unlink(missing_ok=True)
-    files.write_settings(args.img_save_path / "generation.json", settings)
-
-
-def list_settings(args):
-    """What the images depend on, as far as the arguments tell."""
-    names_file, prompts_file = map(files.read_file, (args.image_filenames_file, args.prompts_file))
-    settings = {
-        "base": args.base,
-        "ckpt": str(args.ckpt),
-        "mu": None if args.base else args.mu,
-        "lists_sha256": sha256([names_file, b"\0", prompts_file]),
-        "seed": args.seed,
-        "num_inference_steps": args.num_inference_steps,
-        "guidance_scale": args.guidance_scale,
-        "scheduler": args.scheduler,
-        "compile": args.compile,
-        "format": args.format,
-    }
-    if args.resolution:
-        settings["resolution"] = args.resolution
-    if args.mixed_precision != "auto":
-        settings["mixed_precision"] = args.mixed_precision
-    return settings
-
-
-def draw(args, sd, batches, missing, paths, embeds, resolution, device, weight_dtype, begin_saving):
-    """Draws `batches` of image numbers and saves those that are `missing`.
-
-    embeds: a function (numbers) -> (prompt_embeds (B, L, d), negative_embeds (1, L, d)). begin_saving is called once,
-    when the first batch has been drawn: what could not be drawn costs no earlier image.
-    """
-    from tqdm import tqdm
-
-    from utils.data.images import save_image
-    from utils.models import sampling
-    from utils.system.device import explain_out_of_memory
-
-    sampler = sampling.build_sampler(sd, args.scheduler)
-    smaller = f"--batch_size {args.batch_size // 2}" if args.batch_size > 1 else "a smaller --resolution"
-    saving = []  # images are compressed and written while the next ones are drawn
-    total = len(missing.intersection(itertools.chain(*batches)))
-    longest = max(map(len, batches), default=0)
-    with ThreadPoolExecutor() as pool, tqdm(total=total, unit="image", disable=not batches) as progress:
-        for number, batch in enumerate(batches):
-            if args.compile:  # a shorter batch would be translated anew; what is drawn beyond it is not saved
-                batch = batch + [batch[-1]] * (longest - len(batch))
-            generators = [sampling.image_generator(args.seed, i) for i in batch]
-            with explain_out_of_memory(f"{device}: too little memory for a batch of {args.batch_size}; try {smaller}"):
-                images = sampling.sample_images(
-                    sd, sampler, *embeds(batch), generators, resolution, resolution, args.num_inference_steps,
-                    args.guidance_scale, weight_dtype)
-            finite = images.isfinite().flatten(1).all(dim=1).tolist()
-            if not all(finite):
-                raise errors.UserError(f"{paths[batch[finite.index(False)]]}: not a number; try --mixed_precision bf16 "
-                                    "or no")
-            if number == 0:
-                begin_saving()
-            for saved in saving:
-                saved.result()
-            drawn = dict(zip(batch, sampling.to_pil(images), strict=True))
-            saving = [pool.submit(save_image, drawn[i], paths[i]) for i in missing.intersection(drawn)]
-            progress.update(len(saving))
-        for saved in saving:
-            saved.result()
+    """Writes the settings down; with --overwrite what an earlier run left goes. All processes come together here."""
+    if processes.is_first():
+        for path in paths if args.overwrite else []:
+            path.unlink(missing_ok=True)
+        files.write_settings(args.img_save_path / "generation.json", settings)
+    processes.meet()
 
 
 def sheet_path(args):
@@ -194,118 +137,109 @@ def sheet_path(args):
     return folder.with_name(f"{folder.name}_grid.png")
 
 
-def save_sheet(args, listed, paths):
-    """Saves the first of the `listed` images as one sheet, and says what else lies in the folder."""
-    from utils.data.images import IMAGE_SUFFIXES, contact_sheet, open_image, save_image
+def save_sheet(args, paths):
+    """Saves the first of the images as one sheet."""
+    from utils.data.images import contact_sheet, open_image, save_image
 
-    thumbnails = [open_image(path) for path in listed[:GRID_IMAGES]]
+    thumbnails = [open_image(path) for path in paths[:GRID_IMAGES]]
     for thumbnail in thumbnails:
         thumbnail.thumbnail((GRID_PIXELS, GRID_PIXELS))
-    grid = sheet_path(args)
-    save_image(contact_sheet(thumbnails, GRID_COLUMNS), grid)
-    others = {path for path in args.img_save_path.resolve().glob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES}
-    if others := others - {path.resolve() for path in paths}:
-        print(f"{len(others)} other images lie in {args.img_save_path}; a metric script would count them too")
-    print(f"{len(listed)} images in {args.img_save_path}, the first {len(thumbnails)} together in {grid}")
-
-
-def check_outputs(args, paths):
-    """UserError when something is in the way of a file or folder that is to be written."""
-    for path in [*paths, args.img_save_path / "generation.json"]:
-        if path.exists() and not path.is_file():
-            raise errors.UserError(f"{path}: is no regular file, which is to be written there; move it away")
-    for folder in {folder for path in paths for folder in path.parents}:
-        if os.path.lexists(folder) and not folder.is_dir():
-            raise errors.UserError(f"{folder}: is no folder, which is to be made there; move it away")
-
-
-def claim(args, paths, settings, stack):
-    """Checks what an earlier run left; the folder is this run's until `stack` ends."""
-    from utils.system.file_lock import lock_outputs
-
-    check_outputs(args, paths)
-    stack.enter_context(lock_outputs(args.img_save_path))
-    for folder in {path.parent for path in paths} - {args.img_save_path}:
-        files.remove_leftovers(folder)
-    files.remove_leftovers(sheet_path(args).parent, [sheet_path(args).name])
-    check_settings(args, paths, settings)
+    save_image(contact_sheet(thumbnails, GRID_COLUMNS), sheet_path(args))
+    return len(thumbnails)
 
 
 def main(args):
-    # Check names, prompts and earlier images.
-    paths, prompts = read_jobs(args)
-    settings = list_settings(args)
-    processes.join(args.device)
-    if not args.base and not (args.ckpt / "fusion.json").is_file():
-        raise errors.UserError(f"{args.ckpt}: no fusion.json there, so train.py did not write this folder; "
-                            "give one that it wrote, or add --base to draw with plain prompts")
-    with contextlib.ExitStack() as stack:
-        processes.decide(lambda: claim(args, paths, settings, stack))
-        generate(args, paths, prompts, settings)
+    from tqdm import tqdm
 
-
-def generate(args, paths, prompts, settings):
-    """Everything once the folder is this run's."""
-    # Load the model.
+    from utils.data.images import IMAGE_SUFFIXES, save_image
     from utils.method.tuned_model import load_tuned_model
     from utils.models import sampling
     from utils.models.stable_diffusion import encode_prompts
-    from utils.system.device import resolve_device
+    from utils.system.device import choose_precision, explain_out_of_memory, resolve_device
+    from utils.system.file_lock import lock_outputs
 
+    # Read names and prompts.
+    all_paths, prompts = read_jobs(args)
+    paths = all_paths[:args.num_images]
+    if not args.base and not (args.ckpt / "fusion.json").is_file():
+        raise UserError(f"{args.ckpt}: no fusion.json there, so train.py did not write this folder; "
+                        "give one that it wrote, or add --base to draw with plain prompts")
+
+    # Load the model.
+    processes.join(args.device)
     device = resolve_device(args.device)
-    settings["mixed_precision"], weight_dtype = presets.choose_precision(args.mixed_precision, device)
+    precision, weight_dtype = choose_precision(args.mixed_precision, device)
     model = load_tuned_model(args.ckpt, args.base, args.feature_npy_path, args.resolution)
     sd, limit = model.sd, model.sd.noise_scheduler.config.num_train_timesteps
     if args.num_inference_steps >= limit:
-        raise errors.UserError(f"--num_inference_steps {args.num_inference_steps}: must be below {limit}")
+        raise UserError(f"--num_inference_steps {args.num_inference_steps}: must be below {limit}")
 
-    # Check what depends on the model, and write down the settings.
-    settings |= model.settings
-    listed = paths[:args.num_images]
-    run = {"device": str(device), "batch_size": args.batch_size, "num_images": len(listed),
-           "num_processes": processes.count()}
-    missing = processes.decide(lambda: find_missing(args, paths, listed, settings))
+    with lock_outputs(args.img_save_path) if processes.is_first() else contextlib.nullcontext():
+        # What is missing? The numbers of all images stay as they are, and so do the batches: what is computed together
+        # decides about the last bits.
+        settings = list_settings(args, model, precision)
+        missing = find_missing(args, paths, settings)
+        settings["run"] = {"device": str(device), "batch_size": args.batch_size, "num_images": len(paths),
+                           "num_processes": processes.count()}
+        if not missing and sheet_path(args).exists():
+            processes.report(f"{args.img_save_path} is finished; --overwrite would draw its {len(paths)} images anew")
+            processes.leave()
+            return
+        own = range(len(paths))[processes.rank() :: processes.count()]
+        batches = [list(own[start : start + args.batch_size]) for start in range(0, len(own), args.batch_size)]
+        batches = [batch for batch in batches if missing.intersection(batch)]
+        processes.report(f"Drawing {len(missing)} images, {len(paths) - len(missing)} are already there")
 
-    if not missing and sheet_path(args).exists():
-        processes.report(f"{args.img_save_path} is finished; --overwrite would draw its {len(listed)} images anew")
+        # Encode the prompts of this process, each distinct one once: e' = mu*e + (1 - mu)*F(e, g).
+        distinct = list(dict.fromkeys(prompts[i] for i in own)) if batches else []
+        row = {prompt: i for i, prompt in enumerate(distinct)}
+        if batches:
+            prompt_embeds = model.embed(distinct, args.mu, device)
+            negative_embeds = encode_prompts(sd, [""], device)
+        sd.text_encoder.to("cpu")
+        sd.unet.to(device, weight_dtype)
+        sd.vae.to(device)
+        if args.compile:
+            sampling.compile_unet(sd.unet, args.compile)
+
+        # Draw and save: images are compressed and written while the next ones are drawn.
+        sampler = sampling.build_sampler(sd, args.scheduler)
+        smaller = f"--batch_size {args.batch_size // 2}" if args.batch_size > 1 else "a smaller --resolution"
+        saving, num_own = [], len(missing.intersection(own))
+        with ThreadPoolExecutor() as pool, tqdm(total=num_own, unit="image", disable=not batches) as progress:
+            for number, batch in enumerate(batches):
+                if args.compile:  # a shorter batch would be translated anew; what is drawn beyond it is not saved
+                    batch = batch + [batch[-1]] * (max(map(len, batches)) - len(batch))
+                generators = [sampling.image_generator(args.seed, i) for i in batch]
+                with explain_out_of_memory(
+                        f"{device}: too little memory for a batch of {args.batch_size}; try {smaller}"):
+                    images = sampling.sample_images(
+                        sd, sampler, prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds, generators,
+                        model.resolution, model.resolution, args.num_inference_steps, args.guidance_scale, weight_dtype)
+                if not images.isfinite().all():
+                    raise UserError(f"{paths[batch[0]]} or one of the next {len(batch)}: not a number; try "
+                                    "--mixed_precision bf16 or no")
+                if number == 0:  # what could not be drawn costs no earlier image
+                    begin(args, all_paths, settings)
+                for saved in saving:
+                    saved.result()
+                drawn = dict(zip(batch, sampling.to_pil(images), strict=True))
+                saving = [pool.submit(save_image, drawn[i], paths[i]) for i in missing.intersection(drawn)]
+                progress.update(len(saving))
+            for saved in saving:
+                saved.result()
+        if not batches:
+            begin(args, [], settings)
+
+        # Save the contact sheet.
         processes.leave()
-        return
-
-    # Encode the prompts of this process, each distinct one once. What is done together does not depend on what is
-    # missing, since the last bits do on what is done together.
-    own = list(range(len(listed)))[processes.rank() :: processes.count()]
-    batches = [own[start:start + args.batch_size] for start in range(0, len(own), args.batch_size)]
-    batches = [batch for batch in batches if missing.intersection(batch)]
-    distinct = list(dict.fromkeys(prompts[i] for i in own))
-    row = {prompt: i for i, prompt in enumerate(distinct)}
-    if batches:
-        processes.report(f"Encoding {len(set(prompts[:len(listed)]))} prompts")
-        prompt_embeds = model.embed(distinct, args.mu, device)
-        negative_embeds = encode_prompts(sd, [""], device)
-
-    # Draw, a batch at a time.
-    processes.report(f"Drawing {len(missing)} images, {len(listed) - len(missing)} are already there")
-    sd.text_encoder.to("cpu")
-    sd.unet.to(device, weight_dtype)
-    sd.vae.to(device)
-    if args.compile:
-        sampling.compile_unet(sd.unet, args.compile)
-
-    def embeds(batch):
-        return prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds
-
-    def begin_saving():
-        processes.decide(lambda: begin(args, paths, {**settings, "run": run}))
-
-    draw(args, sd, batches, missing, listed, embeds, model.resolution, device, weight_dtype, begin_saving)
-    if not batches and missing:  # all processes come together
-        begin_saving()
-
-    # Save the contact sheet.
-    processes.leave()
-    if processes.is_first():
-        save_sheet(args, listed, paths)
+        if processes.is_first():
+            num_shown = save_sheet(args, paths)
+            there = {path for path in args.img_save_path.glob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES}
+            if num_others := len(there - set(all_paths)):
+                print(f"{num_others} other images lie in {args.img_save_path}; a metric script would count them too")
+            print(f"{len(paths)} images in {args.img_save_path}, the first {num_shown} together in {sheet_path(args)}")
 
 
 if __name__ == "__main__":
-    script.run_main(main, parse_args(), goes_on=True)
+    run_main(main, parse_args(), goes_on=True)

@@ -15,12 +15,15 @@ Writes <output_dir>/<gesture>: model/ (StableDiffusionPipeline.from_pretrained o
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
-from utils.data.gestures import require_gesture
+from utils.data.gestures import get_gesture, require_gesture
 from utils.method import presets
-from utils.system import cli, errors, files, processes, script
+from utils.system import cli, files, processes
 from utils.system.digests import digest_files, digest_weights, sha256
+from utils.system.errors import UserError, warn
+from utils.system.script import run_main
 
 
 def parse_args(argv=None):
@@ -57,16 +60,11 @@ def parse_args(argv=None):
                         help="their prompts, in turn (default: captions of the test images, else of these)")
     parser.add_argument("--keep_checkpoints", action="store_true", help="leave the last two when all is done")
     parser.add_argument("--overwrite", action="store_true", help="delete the gesture's earlier run first")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be done, and end")
     cli.add_common_flags(parser)
     args = parser.parse_args(argv)
 
-    try:
-        presets.fill_preset(args)
-        str(args.output_dir).encode()
-    except errors.UserError as error:
-        parser.error(str(error))
-    except UnicodeEncodeError:
-        parser.error(f"--output_dir {args.output_dir}: no UTF-8, which the files of a model need; give another name")
+    presets.fill_preset(args)
     presets.check_packages(parser, args)
     require_gesture(parser, args.gesture)
     folder = cli.require_dir(parser, args.data_dir / args.gesture / "train", "--data_dir",
@@ -94,183 +92,219 @@ def read_training_list(args):
     names, captions = read_aligned(list_path, folder / f"{args.captioner}_{args.captions}.txt")
     paths = [safe_join(folder / "images", name) for name in names[: args.max_train_samples]]
     if missing := [path for path in paths if not path.is_file()]:
-        raise errors.UserError(
+        raise UserError(
             f"{list_path}: {len(missing)} of {len(paths)} images are not in {folder / 'images'}, "
             f"{missing[0].name} among them; put them there or drop their lines from both lists")
     return paths, captions[: args.max_train_samples]
 
 
-def list_settings(args, paths, captions):
-    """What goes to config.json: the flags, and digests of what some of them point to."""
+def list_settings(args, paths, captions, precision, sd):
+    """What a run keeps from its first to its last step: flags, and digests of what some of them point to."""
     lines = "\n".join([*(path.name for path in paths), *captions])
-    settings = {**vars(args), "captions_sha256": sha256([lines.encode(errors="surrogatepass")]),
-                "images_sha256": digest_files(paths)}
-    if args.feature_npy_path:
-        settings["feature_sha256"] = sha256([files.read_file(args.feature_npy_path)])
-    return settings
+    feature = files.read_file(args.feature_npy_path) if args.feature_npy_path else b""
+    return {**vars(args), "precision": precision, "captions_sha256": sha256([lines.encode(errors="surrogatepass")]),
+            "images_sha256": digest_files(paths), "feature_sha256": sha256([feature]) if feature else None,
+            "base_model_sha256": digest_weights(sd.text_encoder, sd.unet, sd.vae)}
 
 
-def measure_gesture(args, gesture, paths, boxes):
-    """Stage I: (feature (63,), kind, counts), from the images unless --feature_npy_path is given."""
-    from utils.method.gesture_feature import check_feature_info, encode_gesture, load_feature, load_feature_info
+def describe_plan(args, num_images, run):
+    """Lines that say what a run would do, for --dry_run."""
+    from utils.method.training_plan import embedding_plan, finetune_plan
 
-    if not args.feature_npy_path:
-        feature, counts = encode_gesture(paths, args.feature, gesture, args.num_workers, boxes)
-        return feature, args.feature, counts
-    check_feature_info(args.feature_npy_path, {"gesture": gesture.name, "kind": args.feature},
-                       "--gesture and --feature ask for")
-    kind = load_feature_info(args.feature_npy_path).get("kind")
-    return load_feature(args.feature_npy_path), kind, {"read_from": args.feature_npy_path}
-
-
-def claim(run, args, settings, stack):
-    """Whether the run is already finished; if not, its folder is this run's until `stack` ends."""
-    stack.enter_context(run.lock())
-    if args.overwrite:
-        return False
-    run.check(settings)
-    if run.is_finished:
-        run.tidy(args.keep_checkpoints)
-        print(f"{run.folder} is finished, the model is in {run.model}; --overwrite would start anew")
-    return run.is_finished
-
-
-def train_gesture(run, args, settings, gesture, paths, captions, boxes):
-    """All three stages, from where an earlier run was interrupted, and what they leave in the run's folder."""
-    # Load the base model.
-    import torch
-    from accelerate import Accelerator
-
-    from utils.method import training_set
-    from utils.method.figures import save_loss_curves
-    from utils.method.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
-    from utils.method.gesture_feature import load_feature, load_feature_info, save_feature
-    from utils.method.interruption import Interruption
-    from utils.method.three_stage import GestureDenoiser, check_prediction_type
-    from utils.method.training_run import TrainingRun
-    from utils.method.validation_samples import ValidationSamples, choose_prompts
-    from utils.models import lora, stable_diffusion
-    from utils.system.device import resolve_device
-
-    device = resolve_device(args.device)
-    precision, weight_dtype = presets.choose_precision(args.mixed_precision, device)
-    torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
-    sd = stable_diffusion.load_stable_diffusion(args.pretrained_model_name_or_path)
-    resolution = stable_diffusion.check_resolution(sd, args.resolution)
-    check_prediction_type(sd.noise_scheduler)
-    settings["precision"] = precision
-    settings["base_model_sha256"] = processes.decide(lambda: digest_weights(sd.text_encoder, sd.unet, sd.vae))
-    processes.decide(lambda: args.overwrite or run.check(settings))
-
-    # What is computed once: all that can fail for what is in a file, so that it costs no earlier run.
-    run.log(f"{len(paths)} images of {gesture.name} at {resolution} px, on {device}, precision {precision}")
-    moments, used = training_set.encode_images(sd, paths, resolution, device, run.log)
-    settings["images_left_out"] = [paths[i].name for i in sorted({*range(len(paths))} - {*used})]
-    processes.decide(lambda: args.overwrite or run.check(settings))
-    captions = [captions[i] for i in used]
-    prompts = choose_prompts(args, captions)
-    embeds = stable_diffusion.encode_prompts(sd, ["", *captions, *prompts], device)  # (1 + N + V, L, d), CPU
-    sd.text_encoder.to("cpu")
-    last = 1 + len(captions)
-    is_resumed = processes.decide(lambda: run.is_begun and not args.overwrite)
-    is_measured = processes.decide(lambda: is_resumed and run.feature.is_file())
-    if not is_measured:
-        feature, kind, counts = measure_gesture(args, gesture, paths, boxes)
-
-    # Begin.
-    processes.decide(lambda: run.begin(settings, args.overwrite))
-    if not is_measured:
-        processes.decide(lambda: save_feature(run.feature, feature, kind, gesture.name, counts))
-        run.log("Stage I: " + ", ".join(f"{name} {value}" for name, value in counts.items()))
-    feature = torch.from_numpy(processes.decide(lambda: load_feature(run.feature))).to(device)
-    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-    samples = ValidationSamples(run.samples, sd, prompts, resolution, args.seed, device, weight_dtype)
-    if processes.is_first() and not (is_resumed and samples.are_drawn("base")):
-        samples.draw("base", embeds[last:], embeds[:1])
-
-    # Fuse the prompts: once and for all with the frozen F, in every update with a trained one.
-    if args.fusion == "frozen":
-        fusion = FrozenFusion(*embeds.shape[1:], seed=args.seed)
-        embeds[1:] = fuse(embeds[1:], fusion(embeds[1:].to(device), feature).cpu(), args.Lambda)
-        denoiser = GestureDenoiser(sd.unet, sd.noise_scheduler)
-    else:
-        fusion = TrainedFusion(embeds.shape[2])
-        denoiser = GestureDenoiser(sd.unet, sd.noise_scheduler, fusion, feature, args.Lambda)
-    denoiser.to(device)
-    if args.gradient_checkpointing:
-        sd.unet.enable_gradient_checkpointing()
-    if args.compile:
-        denoiser.compile_unet(args.compile)
-
-    # Stages II and III.
-    data = training_set.TrainingSet(sd, moments, embeds[1:last], embeds[:1], torch.zeros_like(embeds[1:last]))
-    if device.type == "cuda":
-        data.pin()
-    with Interruption() as interruption:
-        losses = TrainingRun(run, args, settings, accelerator, denoiser, data, interruption).train()
-
-    # Draw the same samples again, save the losses and, last of all, the model.
-    processes.leave()
-    if not processes.is_first():
-        return
-    with torch.no_grad():
-        samples.draw("tuned", denoiser.fuse_prompts(embeds[last:].to(device)), embeds[:1])
-    samples.save_sheet(run.samples / "before_after.png", ("base", "tuned"))
-    losses = {name: values.tolist() for name, values in losses.items()}
-    run.write_losses(losses)
-    save_loss_curves(run.loss_curves, losses)
-    with files.atomic_path(run.model) as folder:
-        if args.lora_rank:
-            lora.save_lora(sd, folder)
-            weights = digest_files([folder / lora.LORA_FILE])
-        else:
-            stable_diffusion.save_pipeline(sd, folder)
-            weights = digest_weights(sd.text_encoder, sd.unet)
-        save_fusion(folder, fusion, feature, {
-            "gesture": gesture.name, "Lambda": args.Lambda, "seed": args.seed, "resolution": resolution,
-            "feature": load_feature_info(run.feature).get("kind"),
-            "base_model": args.pretrained_model_name_or_path,
-            "base_model_sha256": settings["base_model_sha256"], "weights_sha256": weights,
-            "sequence_length": embeds.shape[1], "embed_dim": embeds.shape[2]})
-    run.tidy(args.keep_checkpoints)
-    run.log(f"finished: the model is in {run.model}, before and after in {run.samples}")
+    stage_two, stage_three = embedding_plan(num_images, args), finetune_plan(num_images, args)
+    source = f"read from {args.feature_npy_path}" if args.feature_npy_path else "measured with MediaPipe"
+    return [
+        f"{num_images} images of {args.gesture}, base model {args.pretrained_model_name_or_path}",
+        f"Stage I: {args.feature} gesture feature, {source}",
+        f"Stage II: {len(stage_two)} updates of {stage_two.batch_size} images, {args.embedding_steps} steps per image",
+        f"Stage III: {len(stage_three)} updates of {stage_three.batch_size} images, {args.finetune_steps} steps per "
+        "image",
+        f"{args.num_validation_images} images drawn before and after",
+        "settings: " + ", ".join(f"{name} {getattr(args, name)}" for name in ("Lambda", *presets.PRESETS)),
+        f"writes {run.model}, {run.feature}, {run.samples}, {run.losses}, {run.loss_curves}, {run.config}, "
+        f"{run.log_file}, and until it is done {run.checkpoints}",
+    ]
 
 
 def main(args):
-    # Check the lists, the feature and the run's folder.
-    from utils.data.annotations import read_gesturing_boxes
-    from utils.data.gestures import get_gesture
-    from utils.hands import detector
-    from utils.method.gesture_feature import warn_without_info
-    from utils.method.run_folder import RunFolder
+    import torch
+    from accelerate import Accelerator
+    from tqdm import tqdm
 
+    from utils.data.annotations import read_gesturing_boxes
+    from utils.hands.detector import require_mediapipe
+    from utils.method import gesture_feature
+    from utils.method.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
+    from utils.method.interruption import Interruption
+    from utils.method.pictures import ValidationSamples, choose_prompts, save_loss_curves
+    from utils.method.run_folder import BEGUN, FINISHED, RunFolder
+    from utils.method.three_stage import GestureDenoiser, check_prediction_type, embedding_stage, finetune_stage, update
+    from utils.method.training_set import TrainingSet, encode_images
+    from utils.method.training_state import LOG_STEPS, TrainingState
+    from utils.models import lora
+    from utils.models.stable_diffusion import check_resolution, encode_prompts, load_stable_diffusion, save_pipeline
+    from utils.system.device import choose_precision, explain_out_of_memory, resolve_device
+
+    # Read names, captions and, if it is given, the gesture feature.
     gesture = get_gesture(args.gesture)
     paths, captions = read_training_list(args)
-    annotations = args.data_dir / gesture.name / "train" / "annotations.json"
-    boxes = {} if args.feature_npy_path else read_gesturing_boxes(annotations, gesture.name)
-    if args.feature_npy_path:
-        measure_gesture(args, gesture, paths, boxes)
     run = RunFolder(args.output_dir / gesture.name)
-    if not args.feature_npy_path and (args.overwrite or not run.feature.is_file()):  # before minutes of other work
-        detector.require_mediapipe("install requirements.txt, or give --feature_npy_path")
-    processes.join(args.device)
-    settings = processes.decide(lambda: list_settings(args, paths, captions))
-    with contextlib.ExitStack() as stack:
-        if processes.decide(lambda: claim(run, args, settings, stack)):
-            processes.leave()
-            return
-        if args.feature_npy_path and processes.is_first():
-            warn_without_info(args.feature_npy_path)
-        num_without = sum(gesture.phrase not in caption for caption in captions)
-        if num_without and processes.is_first():
-            errors.warn(f"{num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, which "
-                     "enrich_captions.py puts in")
-        from utils.system.device import explain_out_of_memory
+    if args.dry_run:
+        print("\n".join(describe_plan(args, len(paths), run)))
+        return
+    boxes = {}
+    if args.feature_npy_path:
+        feature, counts = gesture_feature.load_feature(args.feature_npy_path), {"read_from": args.feature_npy_path}
+        gesture_feature.check_feature_info(args.feature_npy_path, {"gesture": gesture.name, "kind": args.feature},
+                                           "--gesture and --feature ask for")
+        feature_kind = gesture_feature.load_feature_info(args.feature_npy_path).get("kind")
+    else:
+        feature, feature_kind = None, args.feature
+        boxes = read_gesturing_boxes(args.data_dir / gesture.name / "train" / "annotations.json", gesture.name)
+        if args.overwrite or not run.feature.is_file():  # before minutes of other work
+            require_mediapipe("install requirements.txt, or give --feature_npy_path")
+    num_without = sum(gesture.phrase not in caption for caption in captions)
+    if num_without and processes.is_first():
+        warn(f"{num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, which "
+             "enrich_captions.py puts in")
 
-        with explain_out_of_memory(f"--device {args.device} has too little memory for this training; try "
-                                   f"{presets.suggest_memory(args)}"):
-            train_gesture(run, args, settings, gesture, paths, captions, boxes)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(explain_out_of_memory(
+            f"--device {args.device} has too little memory for this training; try {presets.suggest_memory(args)}"))
+
+        # Load the base model.
+        processes.join(args.device)
+        device = resolve_device(args.device)
+        precision, weight_dtype = choose_precision(args.mixed_precision, device)
+        torch.backends.cuda.matmul.allow_tf32 = args.allow_tf32
+        sd = load_stable_diffusion(args.pretrained_model_name_or_path)
+        resolution = check_resolution(sd, args.resolution)
+        check_prediction_type(sd.noise_scheduler)
+
+        # Claim the run's folder: go on with a run of these settings, refuse one of others.
+        settings = list_settings(args, paths, captions, precision, sd)
+        stack.enter_context(run.lock())
+        progress = None if args.overwrite else run.find(settings)
+        if progress == FINISHED:
+            processes.report(f"{run.folder} is finished, the model is in {run.model}; --overwrite would start anew")
+            processes.leave()
+            if processes.is_first():
+                run.tidy(args.keep_checkpoints)
+            return
+        run.log(f"{len(paths)} images of {gesture.name} at {resolution} px, on {device}, precision {precision}")
+
+        # Stage I: the mean hand of the images.
+        is_measured = progress == BEGUN and run.feature.is_file()
+        if feature is None and not is_measured:
+            feature, counts = gesture_feature.encode_gesture(paths, args.feature, gesture, args.num_workers, boxes)
+
+        # Encode images and prompts once, each on the device and back.
+        moments, used = encode_images(sd, paths, resolution, device, run.log)
+        captions = [captions[i] for i in used]
+        prompts = choose_prompts(args, captions)
+        embeds = encode_prompts(sd, ["", *captions, *prompts], device)  # (1 + N + V, L, d), CPU
+        sd.text_encoder.to("cpu")
+        last = 1 + len(captions)
+
+        # Begin: only now, when all that can fail for what is in a file has been read, does an earlier run go.
+        processes.meet()
+        if processes.is_first():
+            run.begin(settings, args.overwrite)
+            if not is_measured:
+                gesture_feature.save_feature(run.feature, feature, feature_kind, gesture.name, counts)
+                run.log("Stage I: " + ", ".join(f"{name} {value}" for name, value in counts.items()))
+        processes.meet()
+        feature = torch.from_numpy(gesture_feature.load_feature(run.feature)).to(device)
+
+        # Draw a few images with the base model.
+        samples = ValidationSamples(run.samples, sd, prompts, resolution, args.seed, device, weight_dtype)
+        if processes.is_first() and not (progress == BEGUN and samples.are_drawn("base")):
+            samples.draw("base", embeds[last:], embeds[:1])
+
+        # Fuse the prompts: once and for all with the frozen F, in every update with a trained one.
+        if args.fusion == "frozen":
+            fusion = FrozenFusion(*embeds.shape[1:], seed=args.seed)
+            embeds[1:] = fuse(embeds[1:], fusion(embeds[1:].to(device), feature).cpu(), args.Lambda)
+            denoiser = GestureDenoiser(sd.unet, sd.noise_scheduler)
+        else:
+            fusion = TrainedFusion(embeds.shape[2])
+            denoiser = GestureDenoiser(sd.unet, sd.noise_scheduler, fusion, feature, args.Lambda)
+        denoiser.to(device)
+        if args.gradient_checkpointing:
+            sd.unet.enable_gradient_checkpointing()
+        if args.compile:
+            denoiser.compile_unet(args.compile)
+
+        # Stage II: one residual per image through the frozen U-Net. Stage III: the U-Net on what they make.
+        accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+        data = TrainingSet(sd, moments, embeds[1:last], embeds[:1], torch.zeros_like(embeds[1:last]))
+        if device.type == "cuda":
+            data.pin()
+        with Interruption() as interruption:
+            state = TrainingState(run.checkpoints, accelerator, data, run.log)
+            for build_stage in (embedding_stage, finetune_stage):
+                stage = build_stage(accelerator, denoiser, data, args)
+                num_steps, done = len(stage.plan), state.resume(stage)
+                bar = tqdm(total=num_steps, initial=done, desc=stage.name, unit="update", disable=done == num_steps)
+                for step in range(done, num_steps):
+                    update(accelerator, stage, data, step, args.seed)
+                    done = step + 1
+                    is_due = stage.is_checkpoint_due(done, args.checkpointing_steps)
+                    is_look = is_due or done % LOG_STEPS == 0 or done == num_steps
+                    stop = interruption.agreed(is_look)
+                    if is_look or stop:
+                        loss = state.check_losses(stage, done)
+                    if is_due or stop:
+                        state.save(stage, done)
+                    if stop:
+                        end(run, args, stage, done, stop)
+                    if is_look:
+                        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                    bar.update()
+                bar.close()
+                state.finish(stage)
+                if num_steps:
+                    run.log(f"{stage.name}: {num_steps} updates, mean loss {stage.losses.mean().item():.4f}")
+            if stop := interruption.agreed(True):  # it came after the last update, while a checkpoint was written
+                end(run, args, stage, num_steps, stop)
+        if stage.average is not None:
+            stage.average.copy_to_parameters()
+
+        # Draw the same images again, save the losses and, last of all, the model.
+        processes.leave()
+        if not processes.is_first():
+            return
+        with torch.no_grad():
+            samples.draw("tuned", denoiser.fuse_prompts(embeds[last:].to(device)), embeds[:1])
+        samples.save_sheet(run.samples / "before_after.png", ("base", "tuned"))
+        losses = {name: values.tolist() for name, values in state.losses.items()}
+        run.write_losses(losses)
+        save_loss_curves(run.loss_curves, losses)
+        with files.atomic_path(run.model) as folder:
+            if args.lora_rank:
+                lora.save_lora(sd, folder)
+                weights = digest_files([folder / lora.LORA_FILE])
+            else:
+                save_pipeline(sd, folder)
+                weights = digest_weights(sd.text_encoder, sd.unet)
+            save_fusion(folder, fusion, feature, {
+                "gesture": gesture.name, "Lambda": args.Lambda, "seed": args.seed, "resolution": resolution,
+                "feature": gesture_feature.load_feature_info(run.feature).get("kind"),
+                "base_model": args.pretrained_model_name_or_path,
+                "base_model_sha256": settings["base_model_sha256"], "weights_sha256": weights,
+                "sequence_length": embeds.shape[1], "embed_dim": embeds.shape[2]})
+        run.tidy(args.keep_checkpoints)
+        run.log(f"finished: the model is in {run.model}, before and after in {run.samples}")
+
+
+def end(run, args, stage, done, signal):
+    """Ends the process after a signal, when the checkpoint has been written."""
+    processes.leave()  # a launcher ends all as soon as one has ended
+    command = "the same command without --overwrite" if args.overwrite else "the same command"
+    with contextlib.suppress(OSError):  # Ctrl-C ends the `tee` behind the command, too
+        run.log(f"interrupted in {stage.name} after update {done} of {len(stage.plan)}; {command} goes on from here")
+    sys.exit(128 + signal)
 
 
 if __name__ == "__main__":
-    script.run_main(main, parse_args(), goes_on=True)
+    run_main(main, parse_args(), goes_on=True)

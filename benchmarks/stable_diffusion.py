@@ -11,6 +11,7 @@ of the rate that a large matrix product reaches here, peak memory on CUDA, and t
 
 import argparse
 import contextlib
+import itertools
 import time
 from types import SimpleNamespace
 
@@ -131,7 +132,7 @@ def measure_stage(stage_name, args, device, precision, preset="improved", batch_
 
     from utils.method.fusion import TrainedFusion
     from utils.method.presets import fill_preset
-    from utils.method.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise
+    from utils.method.three_stage import GestureDenoiser, embedding_stage, finetune_stage, update
 
     start_row(device)
     torch.backends.cuda.matmul.allow_tf32 = preset == "paper"  # as with --allow_tf32
@@ -150,10 +151,14 @@ def measure_stage(stage_name, args, device, precision, preset="improved", batch_
     if args.compile:
         denoiser.compile_unet(args.compile)
     stage = (embedding_stage if stage_name == "Stage II" else finetune_stage)(accelerator, denoiser, data, settings)
-    updates = optimise(accelerator, denoiser, data, stage, 0)
+    steps = itertools.count()
+
+    def next_update():
+        update(accelerator, stage, data, next(steps), seed=0)
+
     with torch.compiler.set_stance("force_eager"):  # translated code has no operations to count
-        work = count_work(lambda: next(updates))
-    seconds, peak = time_calls(lambda: next(updates), args.num_updates, device)
+        work = count_work(next_update)
+    seconds, peak = time_calls(next_update, args.num_updates, device)
     return {"rate": batch_size / seconds, "work": work / batch_size, "peak": peak, "batch": batch_size,
             "dtype": precision}
 
@@ -268,8 +273,7 @@ def seconds_per_image(stage_two, stage_three):
 def main(args):
     import torch
 
-    from utils.method.presets import choose_precision
-    from utils.system.device import resolve_device
+    from utils.system.device import choose_precision, resolve_device
 
     device = resolve_device(args.device)
     precision, weight_dtype = choose_precision("auto", device)

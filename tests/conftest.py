@@ -5,7 +5,6 @@ import ctypes
 import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,12 +16,13 @@ import huggingface_hub
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # A shell lets background jobs ignore Ctrl-C, and what they start does too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+from tests import scripts  # noqa: E402
+from tests.scripts import ROOT  # noqa: E402, F401
 from tests.tiny_models import build_tiny_pipeline  # noqa: E402
 
 torch.set_num_threads(1)
@@ -78,9 +78,4 @@ def asked(monkeypatch):
 @pytest.fixture(scope="session")
 def run_script():
     """Function(args, **options of subprocess.run): `python <args>` in the repository root."""
-
-    def run(args, **options):
-        command = [sys.executable, *map(str, args)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
-
-    return run
+    return scripts.run

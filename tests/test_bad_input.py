@@ -35,6 +35,7 @@ from utils.metrics import anatomy_check, results_table
 from utils.models import sampling
 from utils.synthetic import feature_network, render, tiny_stable_diffusion
 from utils.system import files
+from utils.system.script import run_main
 
 SIZES = {"gesture": "call", "sequence_length": 16, "embed_dim": 32}
 NUM_GOOD, NUM_BAD = 12, 5
@@ -97,7 +98,7 @@ def run(script, args, capsys):
     capsys.readouterr()
     status = 0
     try:
-        script.run_main(script.main, script.parse_args(list(map(str, args))))
+        run_main(script.main, script.parse_args(list(map(str, args))))
     except SystemExit as stopped:
         status = stopped.code
     errors = capsys.readouterr().err.replace("\r", "\n")
@@ -141,7 +142,7 @@ def commands(world, odd, tmp_path):
 def test_odd_images_are_read_and_the_others_are_named_and_counted(name, world, odd, tmp_path, capsys):
     script, args = next((script, args) for script, args in commands(world, odd, tmp_path).items()
                         if script.__name__ == name)
-    script.run_main(script.main, script.parse_args(list(map(str, args))))
+    run_main(script.main, script.parse_args(list(map(str, args))))
     output = capsys.readouterr()
     for bad in ("truncated.jpg", "zero.png", "text.jpeg", "bomb.png", "pickle.png"):
         assert bad in output.err + output.out, bad

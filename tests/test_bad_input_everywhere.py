@@ -30,7 +30,8 @@ from tests.training_world import write_world
 from utils.data import hagrid
 from utils.metrics import anatomy_check, results_table
 from utils.synthetic import feature_network, render, tiny_stable_diffusion
-from utils.system import cli, errors, script
+from utils.system import cli, errors
+from utils.system.script import run_main
 
 ALL = {script.__name__.rpartition(".")[2]: script for script in (
     BLIP2, PaliGemma, VitGpt2, enrich_captions, dataset_evaluate, train, image_generation, cal_fid, cal_kid,
@@ -104,7 +105,7 @@ def run(name, args, capsys):
     capsys.readouterr()
     status, script = 0, ALL[name]
     try:
-        script.run_main(script.main, script.parse_args(list(map(str, args))))
+        run_main(script.main, script.parse_args(list(map(str, args))))
     except SystemExit as stopped:
         status = stopped.code
     output, errors = capsys.readouterr()
@@ -264,7 +265,7 @@ def test_odd_names_are_captioned_enriched_evaluated_trained_and_drawn(place, mod
 def test_a_name_with_a_line_break_is_left_out_of_the_lists_and_said_in_one_line(name, place, models, capsys):
     os.rename(place / TRAIN / "images" / "0.png", place / TRAIN / "images" / "two\nlines.png")
     capsys.readouterr()
-    script.run_main(ALL[name].main, ALL[name].parse_args(list(map(str, command(name, place, models)))))
+    run_main(ALL[name].main, ALL[name].parse_args(list(map(str, command(name, place, models)))))
     warnings = [line for line in capsys.readouterr().err.splitlines() if "lines.png" in line]
     assert len(warnings) == 1 and r"two\nlines.png" in warnings[0]
     assert (place / TRAIN / f"{name}_filenames.txt").read_text() == "1.png\n2.png\n"
@@ -355,7 +356,7 @@ def test_debug_shows_where_it_was_refused(name, place, models):
     if name == "hagrid":
         args += ["--resolution", 32]
     with pytest.raises(errors.UserError):
-        script.run_main(ALL[name].main, ALL[name].parse_args(list(map(str, args))))
+        run_main(ALL[name].main, ALL[name].parse_args(list(map(str, args))))
 
 
 # .npy

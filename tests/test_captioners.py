@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 
@@ -19,8 +18,7 @@ from safetensors.torch import load_file, save_file
 import BLIP2
 import PaliGemma
 import VitGpt2
-from tests import tiny_captioners
-from tests.conftest import ROOT
+from tests import scripts, tiny_captioners
 from utils.captions.captioning import clean_caption
 from utils.data.images import open_image, read_aligned
 from utils.models.hub import fetch_transformers_folder
@@ -106,8 +104,7 @@ def test_killed_run_goes_on_in_a_shuffled_file_system_and_ends_with_the_same_byt
     shutil.copytree(tmp_path / "killed", tmp_path / "undisturbed")
     folder = tmp_path / "killed" / "call" / "train"
     journal = folder / f"{name}_captions.jsonl"
-    with subprocess.Popen([sys.executable, *map(str, args), tmp_path / "killed"], cwd=ROOT, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL) as process:
+    with scripts.start([*args, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 3):
             time.sleep(0.002)
         process.kill()

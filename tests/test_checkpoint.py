@@ -4,8 +4,6 @@ import argparse
 import copy
 import errno
 import json
-import os
-import pickle
 import resource
 
 import pytest
@@ -13,13 +11,12 @@ import torch
 from accelerate import Accelerator
 
 from tests.conftest import without_rights
-from utils.method.checkpoint import CheckpointFolder, digest_state, restore_stage, stage_parts
+from utils.method.checkpoint import CheckpointFolder, restore_stage, stage_parts
 from utils.method.fusion import TrainedFusion
 from utils.method.presets import fill_preset
-from utils.method.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise
+from utils.method.three_stage import GestureDenoiser, embedding_stage, finetune_stage, update
 from utils.method.training_set import TrainingSet
 from utils.models.stable_diffusion import load_stable_diffusion
-from utils.system.files import remove
 
 STATE = {"stage": "Stage II", "scaler": None}
 
@@ -50,9 +47,7 @@ def damage(path, how):
         data = data[: len(data) // 2]
     elif how == "flipped bit":
         data[-1] ^= 1
-    path.unlink() if how in ("gone", "pipe") else path.write_bytes(data)
-    if how == "pipe":
-        os.mkfifo(path)
+    path.unlink() if how == "gone" else path.write_bytes(data)
 
 
 def test_an_empty_or_missing_folder_has_no_checkpoint(tmp_path):
@@ -81,7 +76,7 @@ def test_the_order_is_that_of_the_numbers(checkpoints):
     assert reopen(checkpoints).newest().state["step"] == 12_345_678
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped bit", "gone", "pipe"])
+@pytest.mark.parametrize("how", ["cut", "flipped bit", "gone"])
 @pytest.mark.parametrize("file", ["weights.safetensors", "losses.safetensors", "checkpoint.json"])
 def test_a_damaged_newest_falls_back_with_a_warning(checkpoints, file, how):
     damage(checkpoints.folder / "step-0000003" / file, how)
@@ -94,55 +89,17 @@ def test_a_damaged_newest_falls_back_with_a_warning(checkpoints, file, how):
     assert len(checkpoints.warnings) == 1 and "step-0000003 is damaged" in checkpoints.warnings[0]
 
 
-@pytest.mark.parametrize("name", ["step-0000003", "step-0000003/checkpoint.json"])
-@pytest.mark.parametrize("kind", ["file", "folder", "loop", "link to a folder"])
-def test_an_entry_of_a_wrong_kind_is_passed_over_and_replaced(checkpoints, tmp_path, name, kind):
-    path = checkpoints.folder / name
-    checkpoints.folder.joinpath("step-5").touch()  # no checkpoint's name
-    remove(path)
-    if kind == "file":
-        path.touch()
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to(path if kind == "loop" else tmp_path)
-    for number in (3, 4):
-        folder = reopen(checkpoints)
-        assert folder.newest().state["step"] == number - 1
-        folder.write(number, parts(number), STATE)
-    assert folder.steps() == [3, 4] and folder.newest().state["step"] == 4
-    assert checkpoints.folder.exists()
-
-
 def test_what_may_not_be_read_is_not_taken_for_damaged(checkpoints):
     (checkpoints.folder / "step-0000003" / "checkpoint.json").chmod(0)
     with without_rights(), pytest.raises(PermissionError):
         reopen(checkpoints).newest()
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("stage", "Stage III"), ("stage", ["Stage II"]), ("stage", None), ("step", 2), ("step", "3"), ("step", 3.0),
-    ("step", True), ("scaler", {"scale": 1.0}), ("settings", {"seed": 1}), ("files", None), ("sha256", None),
-    ("pieces", {"residuals/1": [1]}), ("files", {"../../config.json": [0, 0]}), ("files", {}),
-])
-@pytest.mark.parametrize("is_signed", [False, True])
-def test_an_edited_state_is_passed_over(checkpoints, name, value, is_signed):
+@pytest.mark.parametrize("change", [{"stage": "Stage III"}, {"step": 2}, {"files": {}}, {"sha256": None}])
+def test_an_edited_state_is_passed_over(checkpoints, change):
     path = checkpoints.folder / "step-0000003" / "checkpoint.json"
-    state = {**json.loads(path.read_text()), name: value}
-    is_possible = name in ("scaler", "settings") or value in ("Stage III", {})
-    if is_signed and name != "sha256":
-        state["sha256"] = digest_state(state)
-    path.write_text(json.dumps(state))
-    checkpoint = reopen(checkpoints).newest()
-    assert checkpoint.state["step"] == (3 if is_signed and is_possible else 2)
-    assert len(checkpoints.warnings) == (0 if is_signed and is_possible else 1)
-
-
-@pytest.mark.parametrize("text", ["[]", "null", "3", '"state"'])
-def test_a_state_that_is_none_is_passed_over(checkpoints, text):
-    (checkpoints.folder / "step-0000003" / "checkpoint.json").write_text(text)
-    assert reopen(checkpoints).newest().state["step"] == 2
-    assert "holds no state" in checkpoints.warnings[0]
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert reopen(checkpoints).newest().state["step"] == 2 and len(checkpoints.warnings) == 1
 
 
 def test_the_last_warning_says_that_the_run_starts_anew(checkpoints):
@@ -196,23 +153,6 @@ def test_a_disk_that_takes_no_more_is_an_error_that_names_the_file_and_leaves_th
     assert reopen(checkpoints).newest().state["step"] == 3
 
 
-def test_pickles_are_not_opened(checkpoints, tmp_path):
-    marker = tmp_path / "executed"
-
-    class Payload:
-        def __reduce__(self):
-            return os.mkdir, (str(marker),)
-
-    folder = checkpoints.folder / "step-0000004"
-    folder.mkdir()
-    (folder / "weights.safetensors").write_bytes(pickle.dumps(Payload()))
-    fingerprint = [os.path.getsize(folder / "weights.safetensors"), 0]
-    state = {**STATE, "step": 4, "files": {"weights.safetensors": fingerprint}, "pieces": {}}
-    (folder / "checkpoint.json").write_text(json.dumps({**state, "sha256": digest_state(state)}))
-    assert reopen(checkpoints).newest().state["step"] == 3
-    assert not marker.exists()
-
-
 # Exact resume of a stage, in one process
 
 
@@ -246,9 +186,10 @@ def test_a_restored_stage_ends_in_the_same_bits(tiny_pipeline, tmp_path, stage_n
     options = {"batch_size": 2, "embedding_steps": 4, "finetune_steps": 4, "finetune_lr": 1e-3, **more}
 
     accelerator, denoiser, data, stage = make_run(base, stage_number, preset, **options)
-    for step in optimise(accelerator, denoiser, data, stage, 0):
+    for step in range(len(stage.plan)):
+        update(accelerator, stage, data, step, 0)
         if step + 1 == stop:
-            parts = {**stage_parts(stage, denoiser), "losses": {stage.name: stage.losses}}
+            parts = {**stage_parts(stage), "losses": {stage.name: stage.losses}}
             CheckpointFolder(tmp_path).write(stop, parts, STATE)
             residuals = data.residuals.clone()
     assert stop < len(stage.plan)
@@ -256,10 +197,10 @@ def test_a_restored_stage_ends_in_the_same_bits(tiny_pipeline, tmp_path, stage_n
     accelerator, resumed, resumed_data, resumed_stage = make_run(base, stage_number, preset, **options)
     resumed_data.residuals.copy_(residuals)
     checkpoint = CheckpointFolder(tmp_path).newest()
-    restore_stage(resumed_stage, resumed, accelerator, checkpoint)
+    restore_stage(resumed_stage, accelerator, checkpoint)
     resumed_stage.losses.copy_(checkpoint.load("losses")[stage.name])
-    for _ in optimise(accelerator, resumed, resumed_data, resumed_stage, 0, first_step=stop):
-        pass
+    for step in range(stop, len(resumed_stage.plan)):
+        update(accelerator, resumed_stage, resumed_data, step, 0)
 
     assert torch.equal(resumed_data.residuals, data.residuals)
     assert torch.equal(resumed_stage.losses, stage.losses)

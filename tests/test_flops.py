@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils.method.presets import fill_preset
-from utils.method.three_stage import GestureDenoiser, embedding_stage, finetune_stage, optimise
+from utils.method.three_stage import GestureDenoiser, embedding_stage, finetune_stage, update
 from utils.method.training_set import TrainingSet
 
 NUM_IMAGES = 2
@@ -25,7 +25,7 @@ def unet():
 
 
 def meta_accelerator():
-    """What the optimise loop needs of an Accelerator, on the meta device, which Accelerate does not know."""
+    """What an update needs of an Accelerator, on the meta device, which Accelerate does not know."""
     return SimpleNamespace(device=torch.device("meta"), autocast=contextlib.nullcontext, prepare_optimizer=lambda x: x,
                            backward=torch.Tensor.backward, clip_grad_norm_=torch.nn.utils.clip_grad_norm_)
 
@@ -42,9 +42,8 @@ def count_update(unet, make_stage, **changes):
     denoiser = GestureDenoiser(unet, parts.noise_scheduler)  # a trained F would add 0.0003 TFLOP
     accelerator = meta_accelerator()
     stage = make_stage(accelerator, denoiser, data, settings)
-    updates = optimise(accelerator, denoiser, data, stage, 0)
     with FlopCounterMode(display=False) as counter, contextlib.suppress(NotImplementedError):
-        next(updates)  # the residuals of a meta device cannot be brought home
+        update(accelerator, stage, data, 0, 0)  # the residuals of a meta device cannot be brought home
     return counter.get_total_flops() / NUM_IMAGES / 1e12
 
 

@@ -27,6 +27,7 @@ from utils.models.lora import add_lora, save_lora
 from utils.models.stable_diffusion import load_stable_diffusion, save_pipeline
 from utils.synthetic import render
 from utils.system import errors, files
+from utils.system.script import run_main
 
 PAGE = 4096
 
@@ -66,7 +67,7 @@ def run(script, flags, capsys):
     ignored = []
     hook, sys.unraisablehook = sys.unraisablehook, lambda raised: ignored.append(str(raised.exc_value))
     try:
-        script.run_main(script.main, script.parse_args([str(flag) for flag in flags]))
+        run_main(script.main, script.parse_args([str(flag) for flag in flags]))
         status = 0
     except SystemExit as exit:
         status = exit.code

@@ -14,7 +14,7 @@ import hand_confidence
 from tests.conftest import no_reader
 from tests.rendered_hands import add_useless_files, render_folder, skeleton_hand
 from utils.data.gestures import GESTURES
-from utils.system import script
+from utils.system.script import run_main
 
 CALL = GESTURES["call"]
 
@@ -248,7 +248,7 @@ def test_results_are_saved_when_the_reader_of_the_table_has_gone(run, tmp_path):
     args = ["--image_folder", root / "call", "--cache_dir", root / "cache", "--output", rows, "--per_image", scores,
             "--grid", grid]
     with no_reader(), pytest.raises(SystemExit) as exit_status:
-        script.run_main(hand_confidence.main, hand_confidence.parse_args([str(arg) for arg in args]))
+        run_main(hand_confidence.main, hand_confidence.parse_args([str(arg) for arg in args]))
     assert exit_status.value.code == 141
     assert json.loads(rows.read_text())["num_images"] == 5 and scores.is_file() and grid.is_file()
 

@@ -7,13 +7,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 import train
-from tests.conftest import ROOT
+from tests import scripts
 from tests.training_world import write_world
 from utils.synthetic import render
 
@@ -37,8 +36,8 @@ def flags(tmp_path_factory, tiny_pipeline):
 
 
 def start(flags, output_dir):
-    command = [sys.executable, "train.py", *map(str, flags), "--output_dir", str(output_dir)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return scripts.start(["train.py", *flags, "--output_dir", output_dir], stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, text=True)
 
 
 def results(folder):

@@ -20,7 +20,7 @@ from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
 from utils.method.optimizers import optimizer_tensors
 from utils.method.presets import LORA_LR, fill_preset
-from utils.method.three_stage import GestureDenoiser, finetune_stage, optimise
+from utils.method.three_stage import GestureDenoiser, finetune_stage, update
 from utils.method.training_set import TrainingSet
 from utils.models import sampling, stable_diffusion
 from utils.models.lora import add_lora, load_lora
@@ -176,8 +176,8 @@ def finetune(tiny_pipeline, **changes):
                        torch.zeros_like(embeds[1:]))
     accelerator, denoiser = Accelerator(cpu=True), GestureDenoiser(sd.unet, sd.noise_scheduler)
     stage = finetune_stage(accelerator, denoiser, data, settings)
-    for _ in optimise(accelerator, denoiser, data, stage, 0):
-        pass
+    for step in range(len(stage.plan)):
+        update(accelerator, stage, data, step, 0)
     return stage, stage.losses
 
 

@@ -18,7 +18,7 @@ from utils.method.three_stage import (
     draw_batch,
     embedding_stage,
     finetune_stage,
-    optimise,
+    update,
 )
 from utils.method.training_plan import Plan, Schedule
 from utils.method.training_set import TrainingSet, take_rows
@@ -60,9 +60,9 @@ def make_data(sd, num_images, seed=0):
     return TrainingSet(sd, moments, embeds[1:], embeds[:1], torch.zeros_like(embeds[1:]))
 
 
-def run(stage, accelerator, denoiser, data, seed=0):
-    for _ in optimise(accelerator, denoiser, data, stage, seed):
-        pass
+def run(stage, accelerator, data, seed=0):
+    for step in range(len(stage.plan)):
+        update(accelerator, stage, data, step, seed)
     return stage.losses
 
 
@@ -218,7 +218,7 @@ def test_the_batch_size_does_not_change_the_embeddings(sd, accelerator):
         data = make_data(sd, 9)
         settings = make_settings("paper", embedding_batch_size=batch_size)
         stage = embedding_stage(accelerator, denoiser, data, settings)
-        run(stage, accelerator, denoiser, data)
+        run(stage, accelerator, data)
         results.append(data.residuals)
     assert results[0].abs().amax(dim=(1, 2)).min() > 1e-3  # all have moved
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
@@ -228,7 +228,7 @@ def test_stage_ii_leaves_the_unet_alone(sd, accelerator):
     data = make_data(sd, 2)
     before = copy.deepcopy(sd.unet.state_dict())
     denoiser = GestureDenoiser(sd.unet, sd.noise_scheduler, TrainedFusion(32), FEATURE, 0.5)
-    run(embedding_stage(accelerator, denoiser, data, make_settings()), accelerator, denoiser, data)
+    run(embedding_stage(accelerator, denoiser, data, make_settings()), accelerator, data)
     assert all(torch.equal(tensor, before[name]) for name, tensor in sd.unet.state_dict().items())
     assert all(parameter.grad is None for parameter in sd.unet.parameters())
 
@@ -239,11 +239,12 @@ def test_residuals_and_a_trained_fusion_learn_together(sd, accelerator):
     denoiser = GestureDenoiser(sd.unet, sd.noise_scheduler, fusion, FEATURE, 0.5)
     settings = make_settings(batch_size=2, embedding_steps=2)
     stage = embedding_stage(accelerator, denoiser, data, settings)
-    steps = optimise(accelerator, denoiser, data, stage, 0)
-    next(steps), next(steps)
+    for step in range(2):
+        update(accelerator, stage, data, step, 0)
     first_weight = fusion.fc.weight.detach().clone()
     assert data.residuals[:2].any() and not data.residuals[2:].any()
-    next(steps), next(steps)
+    for step in range(2, 4):
+        update(accelerator, stage, data, step, 0)
     assert data.residuals[2:].any()
     assert first_weight.any() and not torch.equal(fusion.fc.weight, first_weight)
     assert stage.optimizer.state[fusion.fc.weight]["step"] == 4  # its optimiser goes on
@@ -282,9 +283,9 @@ def test_the_paper_preset_is_a_plain_adam_loop_per_image(base, accelerator):
             optimizer.step()
 
     denoiser = GestureDenoiser(sd.unet, sd.noise_scheduler)
-    run(embedding_stage(accelerator, denoiser, data, settings), accelerator, denoiser, data)
+    run(embedding_stage(accelerator, denoiser, data, settings), accelerator, data)
     torch.testing.assert_close(data.prompt_embeds + data.residuals, torch.cat(embeds), atol=1e-5, rtol=0)
-    run(finetune_stage(accelerator, denoiser, data, settings), accelerator, denoiser, data)
+    run(finetune_stage(accelerator, denoiser, data, settings), accelerator, data)
     moved = 0.0
     for name, expected in reference.unet.state_dict().items():
         torch.testing.assert_close(sd.unet.state_dict()[name], expected, atol=1e-5, rtol=0, msg=name)
@@ -305,7 +306,7 @@ def test_training_lowers_the_loss_of_a_fixed_batch(tmp_path, accelerator, predic
     _, _, batch = draw_batch(data, stage, 0, 1, "cpu")  # of another seed than the training's
     with torch.no_grad():
         before = denoiser(**batch).mean()
-    run(stage, accelerator, denoiser, data)
+    run(stage, accelerator, data)
     with torch.no_grad():
         after = denoiser(**batch).mean()
     assert after < 0.9 * before
@@ -317,7 +318,7 @@ def test_stage_iii_trains_the_whole_unet_and_the_fusion(sd, accelerator):
     denoiser = GestureDenoiser(sd.unet, sd.noise_scheduler, fusion, FEATURE, 0.5)
     before = {name: parameter.detach().clone() for name, parameter in denoiser.named_parameters()}
     stage = finetune_stage(accelerator, denoiser, data, make_settings(batch_size=2, finetune_steps=2))
-    run(stage, accelerator, denoiser, data)
+    run(stage, accelerator, data)
     unmoved = [name for name, weight in denoiser.named_parameters() if torch.equal(weight, before[name])]
     assert unmoved == []
     assert [group["weight_decay"] for group in stage.optimizer.param_groups] == [1e-2, 0.0]
@@ -335,7 +336,7 @@ def test_gradients_are_clipped_to_the_given_norm(sd, accelerator):
             norms[limit] = gradients.norm().item()
 
         stage.optimizer.optimizer.register_step_pre_hook(measure)
-        next(optimise(accelerator, denoiser, data, stage, 0))
+        update(accelerator, stage, data, 0, 0)
     assert norms[0.0] > 1e-2 and norms[1e-3] == pytest.approx(1e-3, rel=1e-2)
 
 
@@ -346,7 +347,8 @@ def test_the_average_follows_the_weights_and_replaces_them_at_the_end(sd, accele
     settings = make_settings(batch_size=2, finetune_steps=3, ema_decay=0.15)
     stage = finetune_stage(accelerator, denoiser, data, settings)
     expected = weight.detach().clone()
-    for step in optimise(accelerator, denoiser, data, stage, 0):
+    for step in range(len(stage.plan)):
+        update(accelerator, stage, data, step, 0)
         decay = min(0.15, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weight.detach()
     assert not torch.equal(expected, weight)

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 
 import image_generation
 import train
-from tests.conftest import ROOT
+from tests import scripts
 from tests.tiny_models import build_tiny_pipeline
 from tests.training_world import write_world
 from utils.data.images import open_image
@@ -29,7 +28,6 @@ from utils.method.run_folder import RunFolder
 from utils.synthetic import render
 from utils.system import signals
 from utils.system.errors import UserError
-from utils.system.files import read_json, write_json
 from utils.system.script import run_main
 
 NUM_IMAGES = 6
@@ -137,6 +135,15 @@ def test_a_base_model_that_does_not_load_leaves_no_folder(world, tmp_path):
     with pytest.raises(UserError, match="no-such-model"):
         run([*world[1], *SHORT, "--pretrained_model_name_or_path", tmp_path / "no-such-model"], tmp_path / "outputs")
     assert not (tmp_path / "outputs" / "call").exists()
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(world, tmp_path, capsys):
+    train.main(train.parse_args([*map(str, [*world[1], *SHORT, "--output_dir", tmp_path / "outputs", "--dry_run"])]))
+    printed = capsys.readouterr().out
+    for said in ("6 images of call", "Stage II: 6 updates of 4 images", "Stage III: 9 updates of 4 images",
+                 "finetune_lr 1e-05", f"writes {tmp_path / 'outputs' / 'call' / 'model'}"):
+        assert said in printed
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_the_same_command_again_does_nothing(finished, run_script):
@@ -266,8 +273,8 @@ def interrupt(flags, folder, number, after):
     """
     script = ("import runpy, sys; sys.modules['mediapipe'] = None; "
               "sys.path.insert(0, '.'); runpy.run_path('train.py', run_name='__main__')")
-    command = [sys.executable, "-c", script, *map(str, flags), "--output_dir", str(folder.parent)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = scripts.start(["-c", script, *flags, "--output_dir", folder.parent], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
     steps = []
     while process.poll() is None and max(steps, default=0) < after:
         time.sleep(0.005)
@@ -346,38 +353,11 @@ def test_results_of_nobody_knows_what_run_are_not_deleted(name, world, tmp_path)
     assert (tmp_path / "call" / name).read_text() == "mine"
 
 
-def test_of_links_in_a_run_only_the_links_go(world, tmp_path, capsys):
-    flags = [*world[1], *SHORT, "--num_validation_images", 1]
-    folder = run(flags, tmp_path)
-    for name in ("checkpoints", "samples", "model"):
-        (tmp_path / "elsewhere" / name).mkdir(parents=True)
-        (tmp_path / "elsewhere" / name / "mine").touch()
-        shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / name).symlink_to(tmp_path / "elsewhere" / name)
-    run(flags, tmp_path, "--overwrite")
-    assert (folder / "model" / "model_index.json").is_file() and not (folder / "model").is_symlink()
-    assert sorted(path.name for path in (tmp_path / "elsewhere").rglob("mine")) == ["mine"] * 3
-    assert capsys.readouterr().err.count("was a link; what it leads to is left as it is") == 3
-
-
 def test_a_base_model_in_the_run_that_overwrite_would_delete_is_refused(finished, tiny_pipeline, capsys):
     folder, flags = finished
     with pytest.raises(SystemExit) as ended:
         train.parse_args([*map(str, flags), "--overwrite", "--pretrained_model_name_or_path", str(folder / "model")])
     assert ended.value.code == 2 and "--overwrite would delete it" in capsys.readouterr().err
-
-
-def test_a_pipe_in_the_place_of_the_log_is_named(world, tmp_path):
-    (tmp_path / "call").mkdir()
-    os.mkfifo(tmp_path / "call" / "train.log")
-    with pytest.raises(UserError, match=r"train\.log is a pipe; move it away"):
-        run(world[1], tmp_path, *SHORT)
-
-
-def test_an_output_folder_whose_name_is_no_utf_8_is_refused(world, capsys):
-    with pytest.raises(SystemExit) as ended:
-        train.parse_args([*map(str, world[1]), "--output_dir", "ou\udcfft"])
-    assert ended.value.code == 2 and "--output_dir ou\\udcfft: no UTF-8" in capsys.readouterr().err
 
 
 def test_a_second_ctrl_c_leaves_at_once(run_script):
@@ -437,8 +417,7 @@ def test_a_signal_as_a_run_goes_on_in_stage_iii_costs_none_of_it(world, tmp_path
 def test_ctrl_c_writes_a_checkpoint_also_when_the_reader_of_all_output_goes_with_it(world, tmp_path):
     flags = [*world[1], "--batch_size", 4, "--embedding_steps", 1, "--finetune_steps", 100_000,
              "--checkpointing_steps", 100_000, "--output_dir", tmp_path]
-    process = subprocess.Popen([sys.executable, "train.py", *map(str, flags)], cwd=ROOT, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
+    process = scripts.start(["train.py", *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while b"Stage III: " not in process.stdout.read(50):
         assert process.poll() is None
     time.sleep(0.5)
@@ -523,15 +502,6 @@ def test_an_image_that_was_replaced_or_became_unreadable_is_noticed(begun, capsy
     for data in (path.with_name("3.png").read_bytes(), b"no image"):
         path.write_bytes(data)
         assert re.search("images_sha256: [0-9a-f]{16} there, [0-9a-f]{16} now", refuse_to_go_on(begun, capsys))
-
-
-def test_images_that_are_decoded_otherwise_than_before_are_named(world, tmp_path, capsys):
-    flags = [*world[1], "--embedding_steps", 1, "--finetune_steps", 1, "--finetune_lr", 1e30, "--lr_warmup_steps", 0]
-    with pytest.raises(UserError, match="not finite any more"):
-        run(flags, tmp_path / "outputs")
-    config = tmp_path / "outputs" / "call" / "config.json"
-    write_json(config, {**read_json(config), "images_left_out": ["2.png"]})  # as another version of Pillow read them
-    assert "images_left_out: ['2.png'] there, [] now" in refuse_to_go_on((tmp_path, flags), capsys)
 
 
 def test_flags_that_leave_the_numbers_alone_may_change_and_the_run_goes_on(begun, capsys):

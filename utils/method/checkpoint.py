@@ -1,8 +1,6 @@
 """Checkpoints, whole or absent: safetensors and JSON in `step-XXXXXXX` folders, the newest two kept."""
 
-import errno
 import json
-import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -12,15 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from utils.method.optimizers import load_optimizer_tensors, optimizer_tensors
+from utils.system import processes
 from utils.system.digests import sha256
 from utils.system.errors import UserError
-from utils.system.files import atomic_path, naming_errors, read_json, remove, to_json, write_json
+from utils.system.files import atomic_path, read_json, remove, to_json, write_json
 
 STATE_FILE = "checkpoint.json"
-STAGES = ("Stage II", "Stage III")
 KEPT = 2
 BLOCK = 1 << 24  # bytes read at once for a checksum
-WRONG_KIND = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)  # nothing, a file, a folder, a link to itself
 
 
 @dataclass
@@ -60,17 +57,14 @@ class CheckpointFolder:
         with atomic_path(path) as temporary:
             write_tensors(temporary, tensors)
             fingerprint = take_fingerprint(temporary)
-        sync_folder(path.parent)
         self.pieces[name] = fingerprint
 
     def write(self, step, parts, state):
         """Writes `step-XXXXXXX` from parts ({name: {key: tensor}}) and `state` (JSON), then drops older ones.
 
-        `state` says at least the "stage", one of STAGES. The folder appears by one rename, after everything in it
+        `state` says at least the "stage". The folder appears by one rename, after everything in it
         has reached the disk. When the disk is full, an OSError names it, and what was there before is untouched.
         """
-        if not self.path_of(step).is_dir():
-            remove(self.path_of(step))  # a file found damaged, which no folder can be renamed over
         with atomic_path(self.path_of(step)) as temporary:
             temporary.mkdir()
             files = {}
@@ -80,7 +74,6 @@ class CheckpointFolder:
                 files[path.name] = take_fingerprint(path)
             state = {**state, "step": step, "files": files, "pieces": self.pieces}
             write_json(temporary / STATE_FILE, {**state, "sha256": digest_state(state)})
-        sync_folder(self.folder)
         self.damaged.discard(step)
 
         # A newer one is left only when it was found damaged and the run went on from an older one.
@@ -89,19 +82,14 @@ class CheckpointFolder:
             remove(self.path_of(number))
 
     def newest(self):
-        """The newest whole checkpoint, or None. A damaged one is warned of and passed over; leftovers go.
-
-        OSError where one cannot be read.
-        """
-        for leftover in self.folder.rglob(".tmp-*"):
+        """The newest whole checkpoint, or None. A damaged one is warned of and passed over; leftovers go."""
+        for leftover in self.folder.rglob(".tmp-*") if processes.is_first() else ():
             remove(leftover)
         steps = self.steps()
         for step in reversed(steps):
             try:
                 state = self.check(step)
-            except (UserError, OSError) as error:
-                if isinstance(error, OSError) and error.errno not in WRONG_KIND:  # what cannot be read may be whole
-                    raise
+            except (UserError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
                 self.damaged.add(step)
                 next_one = "starting anew" if step == steps[0] else "going back to the one before"
                 self.warn(f"warning: {self.path_of(step)} is damaged ({error}); {next_one}")
@@ -111,15 +99,16 @@ class CheckpointFolder:
         return None
 
     def check(self, step):
-        """The state of a checkpoint. UserError or OSError when a file is damaged, missing or no file."""
+        """The state of a checkpoint. UserError or OSError when a file is damaged or missing."""
         path = self.path_of(step)
         state = read_json(path / STATE_FILE)
-        check_state(state, step)
+        if not isinstance(state, dict) or state.get("step") != step or state.get("sha256") != digest_state(state):
+            raise UserError(f"{STATE_FILE} is not what was written")
         files = {path / name: fingerprint for name, fingerprint in state["files"].items()}
         for name, fingerprint in state["pieces"].items():
             files[self.folder / f"{name}.safetensors"] = fingerprint
         for file, fingerprint in files.items():
-            if not file.is_file() or take_fingerprint(file) != fingerprint:
+            if take_fingerprint(file) != fingerprint:
                 raise UserError(f"{file.name} is not what was written")
         return state
 
@@ -134,29 +123,8 @@ class CheckpointFolder:
 
 def digest_state(state):
     """Digest of a state as it comes back from JSON, without the digest in it."""
-    state = json.loads(to_json(state))
-    return sha256([to_json({name: value for name, value in state.items() if name != "sha256"})])
-
-
-def check_state(state, step):
-    """UserError unless `state` is what `write` puts into the checkpoint of that step."""
-    def is_listing(value):
-        return isinstance(value, dict) and all(
-            isinstance(entry, list) and [type(number) for number in entry] == [int, int] and ".." not in name
-            for name, entry in value.items())
-
-    wanted = {
-        "step": lambda value: type(value) is int and value == step,
-        "stage": lambda value: value in STAGES,
-        "scaler": lambda value: value is None or isinstance(value, dict),
-        "files": is_listing, "pieces": is_listing,
-        "sha256": lambda value: value == digest_state(state),
-    }
-    if not isinstance(state, dict):
-        raise UserError(f"{STATE_FILE} holds no state")
-    for name, is_right in wanted.items():
-        if not is_right(state.get(name)):
-            raise UserError(f"{STATE_FILE}: {name} is not what was written")
+    plain = json.loads(to_json(state))
+    return sha256([to_json({name: value for name, value in plain.items() if name != "sha256"})])
 
 
 def write_tensors(path, tensors):
@@ -174,25 +142,9 @@ def take_fingerprint(path):
         return [file.tell(), checksum]
 
 
-def sync_folder(folder):
-    """Makes the renames inside a folder survive a power cut, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders
-        return
-    try:
-        with naming_errors(folder):
-            os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems have no such call
-            raise
-    finally:
-        os.close(handle)
-
-
-def stage_parts(stage, denoiser):
+def stage_parts(stage):
     """All that a Stage of three_stage.py needs to go on, as parts of a checkpoint."""
-    weights = denoiser.trainable_tensors()
+    weights = stage.denoiser.trainable_tensors()
     parts = {"weights": weights, "optimizer": optimizer_tensors(stage.optimizer)}
     if stage.residual is not None:
         parts["residual"] = {"residual": stage.residual}
@@ -202,9 +154,9 @@ def stage_parts(stage, denoiser):
 
 
 @torch.no_grad()
-def restore_stage(stage, denoiser, accelerator, checkpoint):
+def restore_stage(stage, accelerator, checkpoint):
     """Puts back what `stage_parts` gave, and the state of the gradient scaler."""
-    for name, tensors in stage_parts(stage, denoiser).items():
+    for name, tensors in stage_parts(stage).items():
         if name != "optimizer":
             saved = checkpoint.load(name)
             for key, tensor in tensors.items():

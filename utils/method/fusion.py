@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from utils.system.digests import sha256
 from utils.system.errors import UserError, first_line, warn
-from utils.system.files import atomic_path, read_file, read_json, write_json
+from utils.system.files import atomic_path, read_file, read_object, write_json
 
 FEATURE_DIM = 63  # 21 landmarks x (x, y, z)
 
@@ -205,47 +205,24 @@ def load_fusion(folder):
     for path in (config_path, weights_path):
         if not path.is_file():
             raise UserError(f"{path} is missing: give a model folder that train.py has finished")
-    config = read_json(config_path)
-    if not isinstance(config, dict) or config.get("fusion") not in ("trained", "frozen"):
-        raise UserError(f'{config_path}: "fusion" must be "trained" or "frozen"; train again')
-    limits = {"sequence_length": (1, 2**20), "embed_dim": (1, 2**20), "feature_dim": (1, 2**20)}
-    if config["fusion"] == "frozen":
-        limits["seed"] = (0, 2**64 - 1)
-    optional = {"resolution": (8, 2048)} if "resolution" in config else {}
-    for name, (low, high) in (limits | optional).items():
-        if type(config.get(name)) is not int or not low <= config[name] <= high:
-            raise UserError(f"{config_path}: {name} cannot be {config.get(name)!r}; train again")
-
-    embed_dim, feature_dim = config["embed_dim"], config["feature_dim"]
-    shapes = {"feature": (feature_dim,)}
-    if config["fusion"] == "trained":
-        shapes |= {"fc.weight": (embed_dim, embed_dim + feature_dim), "fc.bias": (embed_dim,)}
-    tensors = read_tensors(weights_path, shapes)
-    check_digest(config, "fusion_sha256", sha256([read_file(weights_path)]), weights_path)
-    feature = tensors.pop("feature")
-    if config["fusion"] == "frozen":
-        return FrozenFusion(**{name: config[name] for name in limits}), feature, config
-    fusion = TrainedFusion(embed_dim, feature_dim)
-    fusion.load_state_dict(tensors)
-    return fusion, feature, config
-
-
-def read_tensors(path, shapes):
-    """The tensors of a safetensors file; UserError unless finite fp32 of just these names and shapes."""
+    config, data = read_object(config_path), read_file(weights_path)
+    check_digest(config, "fusion_sha256", sha256([data]), weights_path)
     try:
-        tensors = safetensors.torch.load(read_file(path))
-    except UserError:
-        raise
-    except Exception as error:  # on foreign data the loader raises almost anything
-        raise UserError(f"{path} is damaged ({first_line(error)}); copy it again or train again") from error
-    for name in sorted({*shapes, *tensors}):
-        found = tuple(tensors[name].shape) if name in tensors else "missing"
-        wanted = shapes.get(name, "absent")
-        if found != wanted:
-            raise UserError(f"{path}: {name} is {found}, by fusion.json {wanted}; use two of one training")
-        if tensors[name].dtype != torch.float32 or not tensors[name].isfinite().all():
-            raise UserError(f"{path}: {name} holds something other than finite fp32 numbers; train again")
-    return tensors
+        tensors = safetensors.torch.load(data)
+        feature = tensors.pop("feature")
+        if config["fusion"] == "frozen":
+            fusion = FrozenFusion(*(config[name] for name in ("sequence_length", "embed_dim", "feature_dim", "seed")))
+        else:
+            fusion = TrainedFusion(tensors["fc.bias"].shape[0], config["feature_dim"])
+            fusion.load_state_dict(tensors)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder}: fusion.json and fusion.safetensors are damaged or of two trainings "
+                        f"({first_line(error)}); copy both again or train again") from error
+    if config["embed_dim"] != fusion.embed_dim or feature.shape != (fusion.feature_dim,):
+        raise UserError(f"{folder}: fusion.safetensors has other sizes than fusion.json says; use two of one training")
+    if not all(tensor.isfinite().all() for tensor in (feature, *tensors.values())):
+        raise UserError(f"{weights_path} holds numbers that are not finite; train again")
+    return fusion, feature, config
 
 
 def check_sizes(config, sequence_length, embed_dim):

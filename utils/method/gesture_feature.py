@@ -128,18 +128,15 @@ def load_feature_info(path):
     return read_object(info_path) if info_path.is_file() else {}
 
 
-def warn_without_info(path):
-    """A warning where nothing says what a feature is of."""
-    if not load_feature_info(path):
-        warn(f"{path}: no {Path(path).with_suffix('.json').name} beside it says of which gesture and kind it is")
-
-
 def check_feature_info(path, wanted, whose):
     """UserError when the .json beside a feature says another kind or gesture than `wanted` ({name: value}).
 
-    What one of the two does not say is not compared. `whose` says in the message what wants it.
+    What one of the two does not say is not compared; without that file there is a warning. `whose` says in the message
+    what wants it.
     """
     info = load_feature_info(path)
+    if not info and processes.is_first():
+        warn(f"{path}: no {Path(path).with_suffix('.json').name} beside it says of which gesture and kind it is")
     for name, value in wanted.items():
         if value is not None and info.get(name, value) != value:
             raise UserError(f"{path}: its {name} is {info[name]!r} by the .json beside it, {whose} {value!r}; "

@@ -28,18 +28,10 @@ class Interruption:
     def note(self, number, frame):
         self.signal = self.signal or number
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        with self.alone(), contextlib.suppress(RuntimeError):  # it came in the middle of a write to the same stream
+        with contextlib.suppress(RuntimeError, OSError):  # it came in the middle of a write to the same stream, or
+            # ended the `tee` behind the command as well
             tqdm.write("interrupted: finishing this step and writing a checkpoint (Ctrl-C again leaves at once)",
                        file=sys.stderr)
-
-    @contextlib.contextmanager
-    def alone(self):
-        """Context of output which may go nowhere after a signal: of `train.py 2>&1 | tee`, Ctrl-C ends tee as well."""
-        try:
-            yield
-        except BrokenPipeError:
-            if self.signal is None:
-                raise
 
     def agreed(self, is_look):
         """The signal at which all processes end after this step, or None.

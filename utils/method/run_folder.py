@@ -1,5 +1,6 @@
 """The folder of one training run: settings, log, and what else train.py writes there."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -7,19 +8,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.method.presets import LOADED_SETTINGS, bound_settings
 from utils.system import processes
-from utils.system.errors import UserError, warn
+from utils.system.errors import UserError
 from utils.system.file_lock import lock_outputs
-from utils.system.files import (
-    atomic_path,
-    differing_settings,
-    naming_errors,
-    read_json,
-    remove,
-    remove_leftovers,
-    write_settings,
-)
+from utils.system.files import atomic_path, read_object, refuse_differing, remove, remove_leftovers, write_settings
+
+# What may differ when a run goes on: where it is, how often it saves, and what leaves every number as it is.
+FREE_SETTINGS = ("preset", "output_dir", "data_dir", "device", "debug", "overwrite", "dry_run", "checkpointing_steps",
+                 "keep_checkpoints", "gradient_checkpointing", "num_workers")
+NEW, BEGUN, FINISHED = "new", "begun", "finished"
 
 
 class RunFolder:
@@ -38,36 +35,26 @@ class RunFolder:
         self.waiting = []  # lines of the log from before the run has begun, while an earlier one may still be there
         self.has_begun = False
 
-    @property
-    def is_finished(self):
-        return self.config.is_file() and self.model.is_dir()
+    def find(self, settings):
+        """How far a run with these settings is here: NEW, BEGUN or FINISHED.
 
-    @property
-    def is_begun(self):
-        return self.config.is_file()
-
-    def check(self, settings):
-        """UserError when the folder holds a run with other settings, or results without settings.
-
-        LOADED_SETTINGS are compared as soon as they are among `settings`.
+        UserError when the folder holds a run with other settings, or results without settings.
         """
         if not self.config.is_file():
             of_a_run = [self.checkpoints, self.model, self.samples, *self.own_features(settings)]
             if found := [path.name for path in of_a_run if path.exists()]:
                 raise UserError(f"{self.folder} holds {' and '.join(found)} but no config.json, so the run "
                                 "cannot go on; choose another --output_dir or add --overwrite")
-            return
-        old = read_json(self.config)
-        if not isinstance(old, dict):
-            raise UserError(f"{self.config} holds no settings; choose another --output_dir or --overwrite")
-        old = {name: value for name, value in old.items() if name in settings or name not in LOADED_SETTINGS}
-        if differing := differing_settings(bound_settings(old), bound_settings(settings)):
-            raise UserError(f"{self.folder} holds a run with other settings ({'; '.join(differing)}); "
-                            "choose another --output_dir, or add --overwrite to start anew")
+            return NEW
+        old = read_object(self.config)
+        old, new = ({name: value for name, value in given.items() if name not in FREE_SETTINGS}
+                    for given in (old, settings))
+        refuse_differing(self.folder, old, new, "choose another --output_dir, or add --overwrite to start anew")
+        return FINISHED if self.model.is_dir() else BEGUN
 
     def lock(self):
         """Context that keeps other runs out. UserError while one is in the folder."""
-        return lock_outputs(self.folder)
+        return lock_outputs(self.folder) if processes.is_first() else contextlib.nullcontext()
 
     def begin(self, settings, overwrite=False):
         """Writes the settings; with `overwrite`, what an earlier run has written goes first.
@@ -77,10 +64,10 @@ class RunFolder:
         stale = []
         if overwrite:
             stale += [self.config, self.checkpoints, self.model, self.losses, self.loss_curves, self.log_file]
-        if overwrite or not self.is_begun:
+        if overwrite or not self.config.is_file():
             stale += [self.samples, *self.own_features(settings)]
         for path in stale:
-            self.remove(path)
+            remove(path)
         remove_leftovers(self.samples)
         write_settings(self.config, settings)
         self.has_begun = True
@@ -92,12 +79,6 @@ class RunFolder:
         is_given = given and os.path.realpath(given) == os.path.realpath(self.feature)
         return [] if is_given else [self.feature, self.feature.with_suffix(".json")]
 
-    def remove(self, path):
-        """Removes a file or a folder; what a link leads to stays, with a warning."""
-        if path.is_symlink():
-            warn(f"{path} was a link; what it leads to is left as it is")
-        remove(path)
-
     def write_losses(self, losses):
         """{stage name: losses of its updates} as one JSON line per update."""
         with atomic_path(self.losses) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -107,8 +88,8 @@ class RunFolder:
 
     def tidy(self, keep_checkpoints=False):
         """Removes the checkpoints of a finished run."""
-        if self.checkpoints.is_dir() and not keep_checkpoints:
-            self.remove(self.checkpoints)
+        if not keep_checkpoints:
+            remove(self.checkpoints)
 
     def log(self, message):
         """Prints a line and keeps it, with the time, in train.log; only the first of several processes does.
@@ -117,17 +98,12 @@ class RunFolder:
         """
         if not processes.is_first():
             return
-        try:
-            tqdm.write(message)
-        finally:
-            self.waiting.append(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {message}\n")
-            if self.has_begun:
-                self.write_log()
+        self.waiting.append(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {message}\n")
+        if self.has_begun:
+            self.write_log()
+        tqdm.write(message)
 
     def write_log(self):
-        if self.log_file.is_fifo():  # would wait for a reader
-            raise UserError(f"{self.log_file} is a pipe; move it away")
-        with naming_errors(self.log_file), open(self.log_file, "ab") as file:
-            for line in self.waiting:
-                file.write(line.encode(errors="backslashreplace"))  # an undecodable path may be in it
+        with open(self.log_file, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(self.waiting)
         self.waiting.clear()

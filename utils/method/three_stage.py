@@ -1,4 +1,4 @@
-"""Stage II and Stage III: one denoising loss and one optimise loop.
+"""Stage II and Stage III: one denoising loss and one update.
 
 e' = lambda * e + (1 - lambda) * F(e, g) + delta. Stage II optimises delta, one residual per image, through
 the frozen U-Net; Stage III freezes it and fine-tunes the U-Net. A trained F learns in both.
@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.method.fusion import fuse
 from utils.method.optimizers import build_optimizer
-from utils.method.training_plan import Plan, Schedule
+from utils.method.training_plan import Schedule, embedding_plan, finetune_plan
 from utils.method.training_set import take_rows
 from utils.method.weight_average import WeightAverage
 from utils.models.lora import add_lora
@@ -81,17 +81,18 @@ class GestureDenoiser(torch.nn.Module):
 
 
 class Stage:
-    """One run of the optimise loop: what is trained, on which images, how fast."""
+    """What an update needs of its stage: what is trained, on which images, how fast."""
 
-    def __init__(self, name, accelerator, plan, groups, schedule=None, weight_decay=0.0, max_grad_norm=0.0,
-                 caption_dropout=0.0, residual_dropout=0.0, optimizer="adamw"):
+    def __init__(self, name, accelerator, denoiser, plan, groups, optimizer="adamw", weight_decay=0.0):
         """groups: parameter groups with lr, as an optimiser takes them; F's, if any, comes second."""
         self.name = name
+        self.denoiser = denoiser
+        self.model = denoiser  # or what shares its gradients among processes
         self.plan = plan
-        self.schedule = schedule or Schedule(len(plan))
-        self.max_grad_norm = max_grad_norm  # 0: no clipping
-        self.caption_dropout = caption_dropout
-        self.residual_dropout = residual_dropout
+        self.schedule = Schedule(len(plan))
+        self.max_grad_norm = 0.0  # no clipping
+        self.caption_dropout = 0.0
+        self.residual_dropout = 0.0
         self.residual = None  # (batch_size, L, d), delta of the images of the round; only Stage II trains it
         self.average = None  # a WeightAverage
         self.losses = torch.zeros(len(plan), device=accelerator.device)  # of each update; to read is to wait
@@ -102,6 +103,16 @@ class Stage:
         self.learning_rates = [group["lr"] for group in self.optimizer.param_groups]
         # A new optimiser in every round for these. F goes on learning from round to round.
         self.round_parameters = groups[0]["params"]
+
+    @property
+    def is_shared(self):
+        return self.model is not self.denoiser
+
+    def is_checkpoint_due(self, done, checkpointing_steps):
+        """Whether `done` updates are worth a checkpoint: with each batch of Stage II, now and then in Stage III."""
+        if self.residual is not None:
+            return self.plan.ends_round(done - 1)
+        return done % checkpointing_steps == 0 or done == len(self.plan)
 
     def start_step(self, step):
         """Sets the learning rates; a round begins with a new optimiser and, in Stage II, delta = 0."""
@@ -118,11 +129,11 @@ class Stage:
 def embedding_stage(accelerator, denoiser, data, settings):
     """Stage II: delta of each image, batch after batch, through the frozen U-Net; and F."""
     denoiser.unet.requires_grad_(False)
-    plan = Plan(len(data.residuals), settings.embedding_batch_size, settings.embedding_steps)
+    plan = embedding_plan(len(data.residuals), settings)
     shape = (plan.batch_size, *data.residuals.shape[1:])
     residual = torch.nn.Parameter(torch.zeros(shape, device=accelerator.device))
     groups = [{"params": [residual], "lr": settings.embedding_lr}, *fusion_groups(denoiser, settings)]
-    stage = Stage("Stage II", accelerator, plan, groups)
+    stage = Stage("Stage II", accelerator, denoiser, plan, groups)
     stage.residual = residual
     return stage
 
@@ -133,17 +144,16 @@ def finetune_stage(accelerator, denoiser, data, settings):
         add_lora(denoiser.unet, settings.lora_rank, settings.seed)
     else:
         denoiser.unet.requires_grad_(True)
-    shuffle_seed = settings.seed if settings.finetune_order == "shuffled" else None
-    plan = Plan(len(data.residuals), settings.batch_size, settings.finetune_steps, shuffle_seed)
+    plan = finetune_plan(len(data.residuals), settings)
     unet_parameters = [parameter for parameter in denoiser.unet.parameters() if parameter.requires_grad]
     unet_group = {"params": unet_parameters, "lr": settings.finetune_lr}
-    stage = Stage(
-        "Stage III", accelerator, plan, [unet_group, *fusion_groups(denoiser, settings)],
-        schedule=Schedule(len(plan), settings.lr_schedule, settings.lr_warmup_steps),
-        weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm,
-        caption_dropout=settings.caption_dropout, residual_dropout=settings.residual_dropout,
-        optimizer=settings.optimizer,
-    )
+    stage = Stage("Stage III", accelerator, denoiser, plan, [unet_group, *fusion_groups(denoiser, settings)],
+                  settings.optimizer, settings.weight_decay)
+    stage.schedule = Schedule(len(plan), settings.lr_schedule, settings.lr_warmup_steps)
+    stage.max_grad_norm = settings.max_grad_norm
+    stage.caption_dropout, stage.residual_dropout = settings.caption_dropout, settings.residual_dropout
+    if processes.count() > 1:
+        stage.model = DistributedDataParallel(denoiser, gradient_as_bucket_view=True)
     if settings.ema:
         stage.average = WeightAverage(stage.parameters, settings.ema_decay)
     return stage
@@ -156,13 +166,14 @@ def fusion_groups(denoiser, settings):
     return [{"params": list(denoiser.fusion.parameters()), "lr": settings.fusion_lr, "weight_decay": 0.0}]
 
 
-def draw_batch(data, stage, step, seed, device, is_padded=False):
+def draw_batch(data, stage, step, seed, device):
     """(images of an update, weights (n,) of the share of this process, GestureDenoiser.forward's arguments for it).
 
-    Without other processes the share is all of them, each of weight 1. A padded batch is as long as a full one.
+    Without other processes the share is all of them, each of weight 1. For a compiled model all batches are as long as
+    a full one.
     """
     batch_images, batch_visits = stage.plan.samples(step)
-    length = stage.plan.batch_size if is_padded else len(batch_images)
+    length = stage.plan.batch_size if stage.denoiser.is_compiled else len(batch_images)
     places, weights = processes.own_part(len(batch_images), math.ceil(length / processes.count()))
     images, visits = [batch_images[place] for place in places], [batch_visits[place] for place in places]
     generators = [image_generator(seed, image, purpose=f"{stage.name}, visit {visit}")
@@ -190,8 +201,8 @@ def draw_batch(data, stage, step, seed, device, is_padded=False):
     return batch_images, batch.pop("weights"), batch
 
 
-def optimise(accelerator, denoiser, data, stage, seed, first_step=0):
-    """Runs the updates of a stage from `first_step` on and yields the number of each when it is done.
+def update(accelerator, stage, data, step, seed):
+    """One update of a stage: draw a batch, its denoising loss, one step of the optimiser and of the average.
 
     Stage II sums the losses of its images, so that each delta moves as if it were alone: beside Adam's
     epsilon the gradients of a mean would be too small. Stage III takes the mean. When a round of Stage II has
@@ -201,27 +212,24 @@ def optimise(accelerator, denoiser, data, stage, seed, first_step=0):
     (DistributedDataParallel), of Stage II, which are small, afterwards. So all of them hold the same weights,
     residuals and optimiser, and what one of them writes any number of processes can go on from.
     """
-    is_shared = processes.count() > 1 and stage.residual is None
-    model = DistributedDataParallel(denoiser, gradient_as_bucket_view=True) if is_shared else denoiser
-    for step in range(first_step, len(stage.plan)):
-        stage.start_step(step)
-        images, weights, batch = draw_batch(data, stage, step, seed, accelerator.device, denoiser.is_compiled)
-        torch.compiler.cudagraph_mark_step_begin()
-        with fast_attention(accelerator.device):  # the backward pass too: checkpointing computes attention again there
-            with accelerator.autocast():
-                losses = model(**batch) * weights
-            loss = losses.sum() if stage.residual is not None else losses.sum() / len(images)
-            accelerator.backward(loss * processes.count() if is_shared else loss)  # it takes the mean over processes
-        if stage.residual is not None:
-            for parameter in stage.parameters:
-                processes.total(parameter.grad)
-        if stage.max_grad_norm:
-            accelerator.clip_grad_norm_(stage.parameters, stage.max_grad_norm)
-        stage.optimizer.step()
-        stage.optimizer.zero_grad()
-        if stage.average is not None:
-            stage.average.update(step)
-        stage.losses[step] = processes.total(losses.detach().sum()) / len(images)
-        if stage.residual is not None and stage.plan.ends_round(step):
-            data.residuals[images] = stage.residual.detach()[: len(images)].cpu()
-        yield step
+    stage.start_step(step)
+    images, weights, batch = draw_batch(data, stage, step, seed, accelerator.device)
+    torch.compiler.cudagraph_mark_step_begin()
+    with fast_attention(accelerator.device):  # the backward pass too: checkpointing computes attention again there
+        with accelerator.autocast():
+            losses = stage.model(**batch) * weights
+        loss = losses.sum() if stage.residual is not None else losses.sum() / len(images)
+        # DistributedDataParallel takes the mean over processes
+        accelerator.backward(loss * processes.count() if stage.is_shared else loss)
+    if stage.residual is not None:
+        for parameter in stage.parameters:
+            processes.total(parameter.grad)
+    if stage.max_grad_norm:
+        accelerator.clip_grad_norm_(stage.parameters, stage.max_grad_norm)
+    stage.optimizer.step()
+    stage.optimizer.zero_grad()
+    if stage.average is not None:
+        stage.average.update(step)
+    stage.losses[step] = processes.total(losses.detach().sum()) / len(images)
+    if stage.residual is not None and stage.plan.ends_round(step):
+        data.residuals[images] = stage.residual.detach()[: len(images)].cpu()

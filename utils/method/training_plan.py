@@ -50,6 +50,17 @@ class Plan:
         return self.in_rounds and (step + 1) % self.steps_per_image == 0
 
 
+def embedding_plan(num_images, settings):
+    """Stage II: one batch after the other, all its steps at once."""
+    return Plan(num_images, settings.embedding_batch_size, settings.embedding_steps)
+
+
+def finetune_plan(num_images, settings):
+    """Stage III: shuffled epochs, or as the paper has it image by image."""
+    shuffle_seed = settings.seed if settings.finetune_order == "shuffled" else None
+    return Plan(num_images, settings.batch_size, settings.finetune_steps, shuffle_seed)
+
+
 @functools.lru_cache(maxsize=2)
 def shuffled_images(seed, epoch, num_images):
     """The order of the images in one epoch, as a list."""

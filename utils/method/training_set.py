@@ -1,15 +1,14 @@
 """What is computed from the training images once, before anything learns."""
 
-import contextlib
+import functools
 import itertools
 from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
 
-from utils.data.image_opening import open_images
 from utils.data.images import resize_center_crop, to_array
-from utils.data.prefetch import map_ahead
+from utils.data.loader import load_images
 from utils.models.stable_diffusion import StableDiffusion, image_latent_moments
 from utils.system import processes
 from utils.system.errors import UserError
@@ -60,18 +59,14 @@ def encode_images(sd, paths, resolution, device, warn=print):
 
 def encode_some(sd, paths, resolution):
     """Yields for each image its latent moments (2C, h, w) on the CPU, or the UserError that says why not."""
+    loaded = load_images(paths, functools.partial(prepare_pixels, resolution=resolution))
+    loaded = iter(tqdm(loaded, total=len(paths), desc="encode images", unit="image"))
+    while batch := list(itertools.islice(loaded, ENCODED_AT_ONCE)):
+        pixels = [torch.from_numpy(array) for _, array, problem in batch if problem is None]
+        moments = iter(image_latent_moments(sd, torch.stack(pixels)).float().cpu() if pixels else ())
+        yield from (next(moments) if problem is None else problem for _, _, problem in batch)
 
-    def prepare(image):
-        if isinstance(image, UserError):
-            return image
-        return torch.from_numpy(to_array(resize_center_crop(image, resolution)))
 
-    progress = tqdm(total=len(paths), desc="encode images", unit="image")
-    with (progress, open_images(paths) as opened,
-          contextlib.closing(map_ahead(prepare, opened, 2 * ENCODED_AT_ONCE)) as prepared):
-        while images := list(itertools.islice(prepared, ENCODED_AT_ONCE)):
-            pixels = [image for image in images if not isinstance(image, UserError)]
-            moments = iter(image_latent_moments(sd, torch.stack(pixels)).float().cpu() if pixels else ())
-            for image in images:
-                yield image if isinstance(image, UserError) else next(moments)
-            progress.update(len(images))
+def prepare_pixels(image, resolution):
+    """The middle square of a PIL image as an array (3, resolution, resolution) in [-1, 1]."""
+    return to_array(resize_center_crop(image, resolution))

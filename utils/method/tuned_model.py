@@ -1,15 +1,19 @@
 """What image_generation.py draws with: a model folder of train.py or its base, each with what belongs to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from utils.method.fusion import check_digest, check_sizes, fuse, load_fusion
-from utils.method.gesture_feature import check_feature_info, load_feature, warn_without_info
-from utils.models import lora, stable_diffusion
+from utils.method.gesture_feature import check_feature_info, load_feature
+from utils.models import lora, sampling, stable_diffusion
 from utils.system import processes
+from utils.system.device import choose_precision, resolve_device
 from utils.system.digests import digest_files, digests_so_far, sha256
 from utils.system.errors import UserError
+
+DRAWN_AT_ONCE = 8
 
 
 @dataclass
@@ -20,7 +24,7 @@ class TunedModel:
     fusion: object
     feature: torch.Tensor | None
     resolution: int
-    settings: dict  # the resolution, and digests of all that the images depend on
+    settings: dict = field(repr=False)  # the resolution, and digests of all that the images depend on
 
     def embed(self, prompts, mu, device):
         """Embeddings (N, L, d) of `prompts` on the CPU: e without a fusion, else mu*e + (1 - mu)*F(e, g)."""
@@ -33,13 +37,31 @@ class TunedModel:
             fused = self.fusion(prompt_embeds.to(device), self.feature.to(device)).cpu()
         return fuse(prompt_embeds, fused, mu)
 
+    def draw(self, prompts, mu=0.7, seed=0, num_inference_steps=45, guidance_scale=3.0, device="auto"):
+        """PIL images of a list of prompts, as image_generation.py draws them; image i has the i-th noise of `seed`."""
+        device = resolve_device(device)
+        prompt_embeds = self.embed(prompts, mu, device)
+        negative_embeds = stable_diffusion.encode_prompts(self.sd, [""], device)
+        _, weight_dtype = choose_precision("auto", device)
+        self.sd.unet.to(device, weight_dtype)
+        self.sd.vae.to(device)
+        sampler, images = sampling.build_sampler(self.sd), []
+        for start in range(0, len(prompts), DRAWN_AT_ONCE):
+            chunk = prompt_embeds[start : start + DRAWN_AT_ONCE]
+            generators = [sampling.image_generator(seed, start + i) for i in range(len(chunk))]
+            images += sampling.to_pil(sampling.sample_images(
+                self.sd, sampler, chunk, negative_embeds, generators, self.resolution, self.resolution,
+                num_inference_steps, guidance_scale, weight_dtype))
+        return images
 
-def load_tuned_model(ckpt, is_base, feature_path=None, resolution=None):
+
+def load_tuned_model(ckpt, is_base=False, feature_path=None, resolution=None):
     """The TunedModel of the folder `ckpt`, or with `is_base` the model before fine-tuning, which may be a hub id.
 
     feature_path, resolution: instead of those in the folder. UserError where parts are missing, damaged or do not
     belong together.
     """
+    ckpt = Path(ckpt)
     fusion, feature, config, name = None, None, {}, str(ckpt)
     has_fusion = not is_base or (ckpt / "fusion.json").is_file()
     is_lora = has_fusion and (ckpt / lora.LORA_FILE).is_file()
@@ -49,8 +71,6 @@ def load_tuned_model(ckpt, is_base, feature_path=None, resolution=None):
             feature = torch.from_numpy(load_feature(feature_path))
             trained_with = {"gesture": config.get("gesture"), "kind": config.get("feature")}
             check_feature_info(feature_path, trained_with, f"{ckpt} was trained with")
-            if processes.is_first():
-                warn_without_info(feature_path)
         if is_base or is_lora:
             name = config.get("base_model")
             if not isinstance(name, str):
@@ -67,19 +87,15 @@ def load_tuned_model(ckpt, is_base, feature_path=None, resolution=None):
         settings |= {"fusion": fusion.settings(), "feature_sha256": sha256([feature.numpy()])}
     layers = [fusion] if isinstance(fusion, torch.nn.Module) else []
 
-    def check_digests():
-        """Compares the weights with those that the fusion was trained with; their digests for the settings."""
-        digests = digests_so_far(sd.text_encoder, sd.unet, sd.vae, *layers)
-        found = {"models_sha256": digests[-1]}
-        if has_fusion and (is_base or is_lora):
-            check_digest(config, "base_model_sha256", digests[2], name)
-        if fusion is not None:
-            if is_lora:
-                found["lora_sha256"] = digest_files([ckpt / lora.LORA_FILE])
-            check_digest(config, "weights_sha256", found.get("lora_sha256", digests[1]), ckpt)
-        return found
-
-    settings |= processes.decide(check_digests)
+    # Compare the weights with those that the fusion was trained with.
+    digests = digests_so_far(sd.text_encoder, sd.unet, sd.vae, *layers)
+    settings["models_sha256"] = digests[-1]
+    if has_fusion and (is_base or is_lora):
+        check_digest(config, "base_model_sha256", digests[2], name)
+    if fusion is not None:
+        if is_lora:
+            settings["lora_sha256"] = digest_files([ckpt / lora.LORA_FILE])
+        check_digest(config, "weights_sha256", settings.get("lora_sha256", digests[1]), ckpt)
     if is_lora and fusion is not None:
         lora.load_lora(sd, ckpt)
     return TunedModel(sd, fusion, feature, resolution, settings)

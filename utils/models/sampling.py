@@ -8,7 +8,6 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from tqdm import tqdm
 
-from utils.models.hub import load_part
 from utils.system.device import fast_attention, is_out_of_memory
 
 # What StableDiffusionPipeline sets on every scheduler, also where an old config says otherwise.
@@ -70,17 +69,8 @@ def compile_unet(unet, mode="default"):
 
 
 def build_sampler(sd, name="ddim"):
-    """A scheduler of SAMPLERS on the noise schedule and prediction type of the pipeline; UserError if it fails."""
-    def build():
-        return SAMPLERS[name].from_config(sd.noise_scheduler.config, **SCHEDULER_FIXES)
-
-    def build_tried():
-        tried, latents = build(), torch.zeros(1, 1, 1, 1)
-        tried.set_timesteps(1)
-        tried.step(latents, tried.timesteps[0], tried.scale_model_input(latents, tried.timesteps[0]))
-        return build()  # another one: a step leaves its mark
-
-    return load_part(sd.name, "scheduler", build_tried, "work")
+    """A scheduler of SAMPLERS on the noise schedule and prediction type of the pipeline."""
+    return SAMPLERS[name].from_config(sd.noise_scheduler.config, **SCHEDULER_FIXES)
 
 
 @torch.no_grad()

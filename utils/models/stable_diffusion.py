@@ -15,9 +15,8 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from utils.models.clip_tokens import check_vocabulary
 from utils.models.hub import fetch_folder, load_model, load_part, read_config
-from utils.models.sampling import SCHEDULER_FIXES, build_sampler, decode_latents, sample_latents
+from utils.models.sampling import SCHEDULER_FIXES, build_sampler
 from utils.system import processes
 from utils.system.errors import UserError, warn
 from utils.system.files import atomic_path
@@ -30,7 +29,6 @@ PARTS = {
     "unet": ("UNet2DConditionModel", "config.json", "diffusion_pytorch_model.safetensors"),
     "scheduler": (None, "scheduler_config.json", None),
 }
-MAX_TRAIN_TIMESTEPS, MAX_SAMPLE_SIZE = 100_000, 512
 WANTED = "a Stable Diffusion folder", ", or run `make demo`, which works offline"
 
 
@@ -84,7 +82,7 @@ def load_stable_diffusion(name_or_path):
             raise UserError(f"{name}: {part}/{weights} is missing (pickled weights are never loaded); "
                             "convert it with diffusers' save_pretrained, or fetch the whole pipeline")
 
-    sd = StableDiffusion(
+    return StableDiffusion(
         tokenizer=load_part(name, "tokenizer", lambda: CLIPTokenizer.from_pretrained(folder / "tokenizer")),
         text_encoder=load_network(name, folder, "text_encoder", CLIPTextModel),
         vae=load_network(name, folder, "vae", AutoencoderKL),
@@ -92,8 +90,6 @@ def load_stable_diffusion(name_or_path):
         noise_scheduler=load_part(name, "scheduler", lambda: load_noise_scheduler(folder / "scheduler")),
         name=name,
     )
-    try_parts(sd)
-    return sd
 
 
 def check_architecture(name, folder):
@@ -114,11 +110,6 @@ def check_architecture(name, folder):
 
     configs = {part: read_config(folder / part / config_file) for part, (_, config_file, _) in PARTS.items()}
     unet, vae, text = configs["unet"], configs["vae"], configs["text_encoder"]
-    sample_size = unet.get("sample_size")
-    for size in sample_size if isinstance(sample_size, list) and sample_size else [sample_size]:
-        check_int(folder / "unet" / "config.json", "sample_size", size, MAX_SAMPLE_SIZE)
-    steps = configs["scheduler"].get("num_train_timesteps", 1000)
-    check_int(folder / "scheduler" / "scheduler_config.json", "num_train_timesteps", steps, MAX_TRAIN_TIMESTEPS)
     if unet.get("in_channels", 4) != vae.get("latent_channels", 4) or unet.get("addition_embed_type"):
         raise UserError(f"{name}: its U-Net takes more than latents and a prompt; {wanted}")
     made, read = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)  # the classes' defaults
@@ -127,48 +118,11 @@ def check_architecture(name, folder):
                         "fetch the model again")
 
 
-def check_int(path, key, value, high):
-    """UserError unless a value of a config is a whole number from 1 to `high`."""
-    if type(value) is not int or not 1 <= value <= high:
-        raise UserError(f"{path}: {key} must be a whole number from 1 to {high:,}, not {str(value)[:40]!r}; fetch the "
-                        "model again")
-
-
 def class_in(index, part):
     """The class that model_index.json names for a part, None if it names none."""
     entry = index.get(part)
     is_pair = isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
     return entry[1] if is_pair else None
-
-
-@torch.no_grad()
-def try_parts(sd):
-    """UserError naming the first part that does not compute numbers of the right shape, each tried on the least input.
-
-    Much of what a damaged config says is read only then: better now than after the data have been looked at.
-    """
-    def expect(part, shape, compute):
-        output = load_part(sd.name, part, compute, "work")
-        if output.shape != shape or not output.isfinite().all():
-            found = "not a number" if output.shape == shape else f"of shape {tuple(output.shape)}, not {shape}"
-            raise UserError(f"{sd.name}: what the {part} computes is {found}; fetch it again, or train again")
-        return output
-
-    check_vocabulary(sd.name, sd.tokenizer, sd.text_encoder.config.vocab_size)
-    length = load_part(sd.name, "tokenizer", lambda: sd.max_length, "work")
-    width, channels, scale = sd.text_encoder.config.hidden_size, sd.vae.config.latent_channels, sd.vae_scale_factor
-    embeds = expect("tokenizer and text_encoder", (1, length, width), lambda: encode_prompts(sd, [""], "cpu"))
-    expect("vae", (1, 3, scale, scale), lambda: decode_latents(sd, torch.zeros(1, channels, 1, 1)))
-    expect("vae", (1, channels, 1, 1), lambda: sample_latents(
-        sd, image_latent_moments(sd, torch.zeros(1, 3, scale, scale)), [torch.Generator()]))
-    side = 2 ** (len(sd.unet.config.block_out_channels) - 1)  # is halved so often
-    latents = torch.zeros(1, channels, side, side)
-    expect("unet", latents.shape, lambda: sd.unet(latents, 0, encoder_hidden_states=embeds).sample)
-    alphas = sd.noise_scheduler.alphas_cumprod
-    if len(alphas) != sd.noise_scheduler.config.num_train_timesteps or not ((alphas >= 0) & (alphas <= 1)).all():
-        raise UserError(f"{sd.name}: the noise schedule of the scheduler is none (trained_betas, beta_start and "
-                        "beta_end); fetch it again")
-    build_sampler(sd)
 
 
 def load_network(name, folder, part, model_class):

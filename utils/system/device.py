@@ -34,6 +34,16 @@ def has_bf16(device):
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def choose_precision(mixed_precision, device):
+    """(no, fp16 or bf16; the matching torch dtype) for --mixed_precision on a torch device."""
+    if mixed_precision == "auto":
+        mixed_precision = "bf16" if device.type == "cuda" and has_bf16(device) else "no"
+    if mixed_precision == "fp16" and device.type == "cpu":
+        raise UserError("--mixed_precision fp16 needs a GPU; choose no or bf16")
+    dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    return mixed_precision, dtypes[mixed_precision]
+
+
 def is_out_of_memory(error):
     """Whether an exception says that the memory of a GPU or of the machine is too small."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

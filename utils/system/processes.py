@@ -1,35 +1,25 @@
 """Several processes that work on one run, as `accelerate launch` starts them: shares of the work, one writer.
 
-The first process decides and writes; the others compute. With a single process, as `python train.py` has it,
-nothing here imports torch or waits.
+All of them read and compute, the first one writes, then they `meet`. With a single process, as `python train.py` has
+it, nothing here imports torch or waits. When one process ends with an error, the launcher ends the others.
 """
 
 import datetime
 import os
-import sys
 
-from utils.system.errors import UserError
 from utils.system.process_pool import count_cores
 
 TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the first process draws samples or writes checkpoints
 
 
-def read_variable(name, default):
-    """A number that launchers put into the environment; UserError if it is none."""
-    text = os.environ.get(name) or str(default)
-    if not text.isdecimal() or int(text) < default:
-        raise UserError(f"{name} is {text!r} in the environment, which no launcher makes it; unset it")
-    return int(text)
-
-
 def count():
     """The number of processes, on all machines."""
-    return read_variable("WORLD_SIZE", 1)
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def rank():
     """The number of this process, from 0."""
-    return read_variable("RANK", 0) if count() > 1 else 0
+    return int(os.environ.get("RANK", 0)) if count() > 1 else 0
 
 
 def is_first():
@@ -46,16 +36,12 @@ def own_workers(num_workers):
     """The value of --num_workers; without one, None for a single process, else this one's share of the cores."""
     if num_workers is not None or count() == 1:
         return num_workers
-    return max(1, count_cores() // read_variable("LOCAL_WORLD_SIZE", 1))
+    return max(1, count_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def join(device):
     """Meets the other processes; `device` is the value of --device. Nothing to do for a single process."""
     if count() > 1:
-        rank()  # UserError before others meet
-        if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
-            raise UserError(f"WORLD_SIZE is {count()} in the environment, but {' and '.join(missing)} not set; "
-                            "start with `accelerate launch`, or unset WORLD_SIZE")
         import torch
         from accelerate import PartialState
 
@@ -63,36 +49,12 @@ def join(device):
         PartialState(cpu=is_cpu, timeout=TIMEOUT)
 
 
-def broadcast(value):
-    """`value` of the first process, in all of them; it must be picklable."""
-    if count() == 1:
-        return value
-    from accelerate.utils import broadcast_object_list
+def meet():
+    """Returns when every process has come here: what one wrote before, the others may read after."""
+    if count() > 1:
+        from torch.distributed import barrier
 
-    return broadcast_object_list([value])[0]
-
-
-def decide(work):
-    """What `work()` returns in the first process, in all of them.
-
-    When it raises UserError or OSError there, the first process raises it and the others end with the same status.
-    """
-    if count() == 1:
-        return work()
-    value, error = None, None
-    if is_first():
-        try:
-            value = work()
-        except (UserError, OSError) as raised:
-            error = raised
-    value, status = broadcast((value, 1 if error else None))
-    if error or status:
-        leave()
-    if error:
-        raise error
-    if status:
-        sys.exit(status)
-    return value
+        barrier()
 
 
 def share_out(items, work):

@@ -1,9 +1,11 @@
-"""The few images drawn before and after training, and the picture that shows both."""
+"""Pictures of a training run: the few images drawn before and after it, and the curves of its losses."""
 
+import numpy as np
 import torch
 
 from utils.data.images import contact_sheet, open_image, read_lines, save_image
 from utils.models.sampling import build_sampler, image_generator, sample_images, to_pil
+from utils.system.files import atomic_path
 
 DRAWN_AT_ONCE = 4
 NUM_INFERENCE_STEPS, GUIDANCE_SCALE = 45, 3.0  # as published
@@ -65,3 +67,32 @@ class ValidationSamples:
         images = [open_image(file) for name in names for file in self.paths(name)]
         captions = [f"{name}: {prompt}" for name in names for prompt in self.prompts]
         save_image(contact_sheet(images, len(self.prompts), captions), path)
+
+
+def running_mean(values, window):
+    """Mean of each value and the up to window - 1 before it: (n,) -> (n,)."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def save_loss_curves(path, losses):
+    """One panel per stage of {stage name: (n,) losses}: every update, and the mean of the last twentieth."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    losses = {name: np.asarray(values, dtype=np.float64) for name, values in losses.items() if len(values)}
+    figure, panels = pyplot.subplots(1, max(1, len(losses)), figsize=(11, 4), squeeze=False)
+    for panel, (name, values) in zip(panels[0], losses.items(), strict=False):
+        window = max(1, len(values) // 20)
+        panel.plot(values, color="tab:blue", alpha=0.3, linewidth=0.8, label="update")
+        panel.plot(running_mean(values, window), color="tab:blue", label=f"mean of {window}")
+        panel.set(title=name, xlabel="update", ylabel="denoising loss")
+        panel.legend()
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+    pyplot.close(figure)
