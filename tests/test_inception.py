@@ -329,31 +329,34 @@ def change(**changes):
 
 
 @pytest.mark.parametrize(("content", "problem"), [
-    ({"conv1.weight": torch.zeros(2)}, "found 1 (conv1.weight …)"),
-    ({"state_dict": {}, "epoch": 3}, "found 2 (state_dict …)"),
-    ({}, "found 0 (none …)"),
-    (torch.zeros(3), "holds a Tensor"),
-    (change(fc__bias=None), "1 of 472 tensors missing (fc.bias …)"),
-    (change(fc__bias=torch.zeros(10)), "fc.bias is (10,) torch.float32, not (1008,) torch.float32"),
-    (change(fc__bias=torch.zeros(1000)), "fc.weight is (1008, 2048) torch.float32, not (1000, 2048)"),
-    (change(fc__bias=torch.zeros(1008).half()), "fc.bias is (1008,) torch.float16"),
-    (change(fc__bias=[0.0] * 1008), "fc.bias is list"),
-    (change(fc__bias=torch.zeros(1008).to_sparse()), "fc.bias is sparse or without data"),
-    (change(fc__bias=torch.zeros(1008, device="meta")), "fc.bias is sparse or without data"),
-    (change(fc__bias=torch.full((1008,), torch.nan)), "fc.bias holds NaN or infinite values"),
-    ({**blank_tensors("fid"), **AUX}, "1 tensors that it does not have (AuxLogits.fc.bias …)"),
+    ({"conv1.weight": torch.zeros(2)}, 'Missing key(s) in state_dict: "Conv2d_1a_3x3.conv.weight"'),
+    ({}, "Missing key(s)"),
+    (torch.zeros(3), "Tensor"),
+    ({**blank_tensors("fid"), 3: torch.zeros(3)}, "int"),
+    (change(fc__weight=None), 'Missing key(s) in state_dict: "fc.weight"'),
+    (change(fc__bias=torch.zeros(10)), "size mismatch for fc.bias"),
+    (change(fc__bias=torch.zeros(1000)), "size mismatch for fc.weight"),
+    (change(fc__weight=[0.0] * 1008), "fc.weight"),
+    (change(conv1__weight=torch.zeros(2)), 'Unexpected key(s) in state_dict: "conv1.weight"'),
 ])
 def test_files_of_something_else_are_refused_with_what_was_found(content, problem, tmp_path):
     path = save(tmp_path / "weights.pth", content)
     with pytest.raises(UserError) as caught:
         inception.load_inception(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: ") and problem in message
-    assert all(published.url in message for published in inception.PUBLISHED.values())
+    assert message.startswith(f"{path}: not the weights of InceptionV3") and problem in message
+    assert all(published.url in message for published in inception.PUBLISHED.values()) and "\n" not in message
+
+
+def test_half_precision_is_computed_in_full(tmp_path, pixels):
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file({name: tensor.half().contiguous() for name, tensor in blank_tensors("fid").items()},
+                                path)
+    assert inception.load_inception(path)(pixels[:1]).dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-@pytest.mark.parametrize("data", [b"", b"not weights\n", pickle.dumps(print)])
+@pytest.mark.parametrize("data", [b"", b"not weights\n", pickle.dumps(print), b"PK\x03\x04" + bytes(60)])
 def test_files_that_hold_no_tensors_are_refused(name, data, tmp_path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match="cannot be read as weights") as caught:

@@ -133,9 +133,10 @@ def read_weights(path):
         raise UserError(f"{path}: cannot be read as weights ({first_line(error)}); give {EXPECTED}") from error
     try:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("AuxLogits.")}
-        network = empty_network("imagenet" if tensors["fc.bias"].shape == (1000,) else "fid")
+        head = getattr(tensors.get("fc.bias"), "shape", None)
+        network = empty_network("imagenet" if head == (1000,) else "fid")
         network.load_state_dict(tensors, strict=True, assign=True)
-    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+    except (AttributeError, RuntimeError, TypeError) as error:
         problem = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: not the weights of InceptionV3 ({problem}); give {EXPECTED}") from error
     return network
