@@ -70,10 +70,6 @@ def read_pairs(args):
     if missing := [path for path in paths if not path.is_file()]:
         raise errors.UserError(f"{args.image_filenames_path}: {len(missing)} of {len(paths)} images are not in "
                             f"{args.image_folder}, {missing[0].name} among them; give the folder they are in")
-    for flag in output_paths.FLAGS:  # an image may lie in a folder below --image_folder
-        path = getattr(args, flag, None)
-        if damage := path and output_paths.find_damage(path, [], paths):
-            raise errors.UserError(f"--{flag} {path}: {damage}")
     return paths, captions
 
 

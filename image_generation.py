@@ -73,7 +73,7 @@ def parse_args(argv=None):
 def check_sheet(parser, args):
     """A usage error for an --img_save_path beside which no contact sheet can be written."""
     try:
-        problem = output_paths.find_obstacle(sheet_path(args), is_appended=False)
+        problem = output_paths.find_obstacle(sheet_path(args))
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: / has no name; RuntimeError: a loop of links
         problem = getattr(error, "strerror", None) or str(error)
     if problem:

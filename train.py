@@ -22,7 +22,7 @@ from utils.data.gestures import get_gesture, require_gesture
 from utils.method import presets
 from utils.system import cli, files, processes
 from utils.system.digests import digest_files, digest_weights, sha256
-from utils.system.errors import UserError, warn
+from utils.system.errors import warn
 from utils.system.script import run_main
 
 
@@ -83,21 +83,6 @@ def parse_args(argv=None):
     return args
 
 
-def read_training_list(args):
-    """(paths, captions) of the training images. UserError when lists do not fit or images are missing."""
-    from utils.data.images import read_aligned, safe_join
-
-    folder = args.data_dir / args.gesture / "train"
-    list_path = folder / f"{args.captioner}_filenames.txt"
-    names, captions = read_aligned(list_path, folder / f"{args.captioner}_{args.captions}.txt")
-    paths = [safe_join(folder / "images", name) for name in names[: args.max_train_samples]]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise UserError(
-            f"{list_path}: {len(missing)} of {len(paths)} images are not in {folder / 'images'}, "
-            f"{missing[0].name} among them; put them there or drop their lines from both lists")
-    return paths, captions[: args.max_train_samples]
-
-
 def list_settings(args, paths, captions, precision, sd):
     """What a run keeps from its first to its last step: flags, and digests of what some of them point to."""
     lines = "\n".join([*(path.name for path in paths), *captions])
@@ -105,25 +90,6 @@ def list_settings(args, paths, captions, precision, sd):
     return {**vars(args), "precision": precision, "captions_sha256": sha256([lines.encode(errors="surrogatepass")]),
             "images_sha256": digest_files(paths), "feature_sha256": sha256([feature]) if feature else None,
             "base_model_sha256": digest_weights(sd.text_encoder, sd.unet, sd.vae)}
-
-
-def describe_plan(args, num_images, run):
-    """Lines that say what a run would do, for --dry_run."""
-    from utils.method.training_plan import embedding_plan, finetune_plan
-
-    stage_two, stage_three = embedding_plan(num_images, args), finetune_plan(num_images, args)
-    source = f"read from {args.feature_npy_path}" if args.feature_npy_path else "measured with MediaPipe"
-    return [
-        f"{num_images} images of {args.gesture}, base model {args.pretrained_model_name_or_path}",
-        f"Stage I: {args.feature} gesture feature, {source}",
-        f"Stage II: {len(stage_two)} updates of {stage_two.batch_size} images, {args.embedding_steps} steps per image",
-        f"Stage III: {len(stage_three)} updates of {stage_three.batch_size} images, {args.finetune_steps} steps per "
-        "image",
-        f"{args.num_validation_images} images drawn before and after",
-        "settings: " + ", ".join(f"{name} {getattr(args, name)}" for name in ("Lambda", *presets.PRESETS)),
-        f"writes {run.model}, {run.feature}, {run.samples}, {run.losses}, {run.loss_curves}, {run.config}, "
-        f"{run.log_file}, and until it is done {run.checkpoints}",
-    ]
 
 
 def main(args):
@@ -139,7 +105,8 @@ def main(args):
     from utils.method.pictures import ValidationSamples, choose_prompts, save_loss_curves
     from utils.method.run_folder import BEGUN, FINISHED, RunFolder
     from utils.method.three_stage import GestureDenoiser, check_prediction_type, embedding_stage, finetune_stage, update
-    from utils.method.training_set import TrainingSet, encode_images
+    from utils.method.training_plan import describe
+    from utils.method.training_set import TrainingSet, encode_images, read_training_list
     from utils.method.training_state import LOG_STEPS, TrainingState
     from utils.models import lora
     from utils.models.stable_diffusion import check_resolution, encode_prompts, load_stable_diffusion, save_pipeline
@@ -150,7 +117,7 @@ def main(args):
     paths, captions = read_training_list(args)
     run = RunFolder(args.output_dir / gesture.name)
     if args.dry_run:
-        print("\n".join(describe_plan(args, len(paths), run)))
+        print("\n".join([*describe(args, len(paths)), f"writes {', '.join(map(str, run.written()))}"]))
         return
     boxes = {}
     if args.feature_npy_path:

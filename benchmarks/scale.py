@@ -87,10 +87,9 @@ def measure(step, *args):
 
 def open_all(paths):
     """Opens images as the scripts do, one after the other."""
-    from utils.data.image_opening import open_images
+    from utils.data.loader import load_images
 
-    with open_images(paths) as opened:
-        return sum(image.width for image in opened)
+    return sum(image.width for _, image, _ in load_images(paths))
 
 
 def read_lists(folder, names, captions):
@@ -109,7 +108,7 @@ def keep(paths, cache_dir, shapes):
 
     def run():
         cache = FolderCache(cache_dir, "scale", paths, {})
-        return cached_blocks([(cache, len(paths))], lambda missing: (
+        return cached_blocks([cache], lambda missing: (
             Block({name: np.ones(shape, np.float32) for name, shape in shapes.items()}) for _ in missing))
 
     run()

@@ -47,7 +47,10 @@ def grey_records(tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_rows_are_those_of_their_images_whatever_the_batch_size(grey_records, batch_size, capsys):
+@pytest.mark.parametrize("few_images", [0, 16])  # up to which no other process opens them
+def test_rows_are_those_of_their_images_whatever_the_batch_size(grey_records, batch_size, few_images, monkeypatch,
+                                                                capsys):
+    monkeypatch.setattr("utils.data.loader.FEW_IMAGES", few_images)
     found = extract_features(MeanColor(), grey_records, "full", "cpu", batch_size)
     assert found.image_index.tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9]
     assert np.array_equal(found.features, 20.0 * np.repeat(found.image_index[:, None], 3, axis=1))
@@ -57,7 +60,8 @@ def test_rows_are_those_of_their_images_whatever_the_batch_size(grey_records, ba
 @pytest.mark.parametrize(("crop", "images"), [
     ("hand", [0, 1, 2, 3, 3, 4, 6, 8, 9]), ("union", [0, 1, 2, 3, 4, 6, 8, 9]),
 ])
-def test_crops_have_a_row_per_hand_or_per_image_with_hands(grey_records, crop, images):
+def test_crops_have_a_row_per_hand_or_per_image_with_hands(grey_records, crop, images, monkeypatch):
+    monkeypatch.setattr("utils.data.loader.FEW_IMAGES", 0)
     found = extract_features(MeanColor(), grey_records, crop, "cpu", batch_size=4)
     assert found.image_index.tolist() == images
     assert np.allclose(found.features[:, 0], 20.0 * found.image_index)

@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import cal_fid
@@ -118,6 +119,7 @@ def write_images(folder, count=6):
         Image.fromarray(random.integers(0, 256, (48, 40, 3), dtype=np.uint8)).save(folder / f"{index}.png")
 
 
+@pytest.mark.thorough
 def test_render(tmp_path, capsys):
     def flags(folder):
         return ["--gesture", "call", "--num_train", 8, "--num_test", 0, "--resolution", 96, "--num_workers", 1,
@@ -131,44 +133,34 @@ def test_render(tmp_path, capsys):
     assert len(named) > 1 and all(name.startswith("call/train") for name in named)
 
 
-@pytest.mark.parametrize("more", [[], ["--overwrite"]])
-def test_captions(tmp_path, capsys, more):
-    model = tiny_captioners.build_tiny_vit_gpt2(tmp_path / "model")
-
-    def flags(folder):
-        return ["--gesture", "call", "--split", "train", "--data_dir", folder, "--model", model, "--batch_size", 8,
-                "--device", "cpu", *more]
+@pytest.mark.parametrize(("script", "more"), [
+    pytest.param(VitGpt2, [], marks=pytest.mark.thorough), (VitGpt2, ["--overwrite"]),
+    pytest.param(enrich_captions, [], marks=pytest.mark.thorough),
+    pytest.param(enrich_captions, ["--overwrite"], marks=pytest.mark.thorough)], ids=str)
+def test_lists(tmp_path, capsys, script, more):
+    own = {VitGpt2: ["--model", tiny_captioners.build_tiny_vit_gpt2(tmp_path / "model"), "--batch_size", 8, "--device",
+                     "cpu"], enrich_captions: ["--backend", "rules"]}[script]
+    stem = {VitGpt2: "VitGpt2_captions", enrich_captions: "BLIP2_enriched"}[script]
 
     def prepare(folder):
         write_images(folder / "call/train/images", 60)
-        for name in ("PaliGemma_captions.txt", *([f"VitGpt2_{kind}.txt" for kind in ("captions", "filenames")]
-                                                if more else [])):
-            (folder / "call/train" / name).write_text("an earlier caption\n")
-
-    named = sweep(tmp_path, capsys, VitGpt2, flags, prepare)
-    assert named <= {f"call/train/VitGpt2_{name}" for name in (
-        "captions.jsonl", "captions.new.jsonl", "captions.txt", "filenames.txt")}
-
-
-@pytest.mark.parametrize("more", [[], ["--overwrite"]])
-def test_enriched_captions(tmp_path, capsys, more):
-    def flags(folder):
-        return ["--gesture", "call", "--split", "train", "--data_dir", folder, "--backend", "rules", *more]
-
-    def prepare(folder):
-        (folder / "call/train").mkdir(parents=True)
         (folder / "call/train/BLIP2_captions.txt").write_text("".join(f"man {i} in a hat\n" for i in range(60)))
-        if more:
-            (folder / "call/train/BLIP2_enriched.txt").write_text("an earlier caption\n")
+        for path in (f"{stem}.txt", "VitGpt2_filenames.txt") if more else ():
+            (folder / "call/train" / path).write_text("an earlier caption\n")
 
     # The list of an earlier run is whole when the report alone does not fit any more; it may be the new one then
-    named = sweep(tmp_path, capsys, enrich_captions, flags, prepare, lambda path: "enriched" not in path.name)
-    assert named <= {f"call/train/BLIP2_enriched{end}" for end in (".jsonl", ".new.jsonl", ".txt", "_report.jsonl")}
+    named = sweep(tmp_path, capsys, script, lambda folder: ["--gesture", "call", "--split", "train", "--data_dir",
+                                                            folder, *own, *more],
+                  prepare, lambda path: "enriched" not in path.name)
+    assert named <= {f"call/train/{name}" for name in (
+        f"{stem}.jsonl", f"{stem}.new.jsonl", f"{stem}.txt", "VitGpt2_filenames.txt", f"{stem}_report.jsonl")}
 
 
+@pytest.mark.thorough
 def test_generated_images(tmp_path, tiny_pipeline, capsys):
     model = shutil.copytree(tiny_pipeline, tmp_path / "model")
-    save_fusion(model, TrainedFusion(32), np_feature(), {"gesture": "call", "sequence_length": 16, "embed_dim": 32})
+    sizes = {"gesture": "call", "sequence_length": 16, "embed_dim": 32}
+    save_fusion(model, TrainedFusion(32), torch.linspace(-1, 1, 63), sizes)
     (tmp_path / "names.txt").write_text("".join(f"{i}.png\n" for i in range(6)))
     (tmp_path / "prompts.txt").write_text("a hand\n" * 6)
 
@@ -185,12 +177,7 @@ def test_generated_images(tmp_path, tiny_pipeline, capsys):
     assert named <= {"images/generation.json", "images_grid.png", *(f"images/{i}.png" for i in range(6))}
 
 
-def np_feature():
-    import torch
-
-    return torch.linspace(-1, 1, 63)
-
-
+@pytest.mark.thorough
 def test_a_training(tmp_path, tiny_pipeline, capsys):
     _, world = write_world(tmp_path, tiny_pipeline, 2)
 
@@ -233,6 +220,7 @@ def test_a_model(tmp_path, tiny_pipeline, save):
             assert not list((tmp_path / "disk").iterdir())
 
 
+@pytest.mark.thorough
 def test_a_metric_with_cache_and_rows(tmp_path, capsys):
     for name in ("real", "fake"):
         write_images(tmp_path / name, 24)

@@ -14,7 +14,6 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.killer import KillsItsReader
 from tests.rendered_hands import (
     add_useless_files,
     clear_image,
@@ -124,24 +123,13 @@ def test_few_images_are_not_worth_a_pool():
     assert 1 <= choose_num_workers(10**6) <= count_cores()
 
 
-def test_an_image_that_ends_its_process_is_named_and_the_others_are_computed(folder, records, tmp_path, capsys):
-    paths = list_images(folder)
-    killer = KillsItsReader(shutil.copy(paths[0], tmp_path))
-    found = detect_folder([*paths[:3], killer, *paths[3:]], num_workers=2)
-    assert found.pop(3) == (killer, None)
-    assert_same(found, [(path, records[path]) for path in paths])
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert len(warnings) == 2 and ": ends the process that opens it; replace or remove the file" in warnings[0]
-
-
 @pytest.mark.parametrize(("number", "said"), [
     (signal.SIGKILL, []), (signal.SIGINT, ["error: interrupted"]), (signal.SIGTERM, ["error: terminated"])])
 def test_no_process_outlives_its_parent(folder, number, said, tmp_path):
     paths = list(map(str, list_images(folder))) * 100
-    code = ("import signal; from utils import cli, hands\n"
+    code = ("import signal; from utils.hands.detector import detect_folder; from utils.system.script import run_main\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs\n"
-            f"detect = lambda _: hands.detect_folder({paths}, num_workers=2, cache_dir={str(tmp_path)!r})\n"
-            "cli.run_main(detect, None)")
+            f"run_main(lambda _: detect_folder({paths}, num_workers=2, cache_dir={str(tmp_path)!r}), None)")
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as parent:
         parent.stderr.read(10)  # the progress bar: the processes are on their way
@@ -168,12 +156,10 @@ def test_missing_mediapipe_is_said_in_one_line(monkeypatch):
         detect_hands(Image.new("RGB", (8, 8)), max_num_hands=7)  # a detector that no other test has made
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_backend_of_matplotlib_that_is_not_there_does_not_matter(folder, num_workers):
+def test_a_backend_of_matplotlib_that_is_not_there_does_not_matter(folder):
     paths = list(map(str, list_images(folder)))[:2]
-    code = ("from utils import cli, hands\n"
-            f"detect = lambda _: print([len(hands) for _, hands in hands.detect_folder({paths}, {num_workers})])\n"
-            "cli.run_main(detect, None)")
+    code = ("from utils.hands.detector import detect_folder; from utils.system.script import run_main\n"
+            f"run_main(lambda _: print([len(hands) for _, hands in detect_folder({paths}, num_workers=2)]), None)")
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
                             env={**os.environ, "MPLBACKEND": "foo"})
     assert (result.returncode, result.stdout) == (0, "[1, 1]\n"), result.stderr

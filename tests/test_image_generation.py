@@ -20,7 +20,7 @@ from utils.method.tuned_model import load_tuned_model
 from utils.models import sampling
 from utils.models.sampling import build_sampler, image_generator, sample_images, to_pil
 from utils.models.stable_diffusion import encode_prompts, load_stable_diffusion
-from utils.system import errors, files
+from utils.system import errors
 from utils.system.digests import digest_weights
 from utils.system.file_lock import lock_outputs
 
@@ -321,18 +321,6 @@ def test_a_second_run_into_the_folder_is_refused_and_changes_nothing(job, tmp_pa
         for flags in ({}, {"mu": 0.6, "overwrite": True}):
             assert "images: another run is writing to it; wait for its end" in refusal(job(**flags))
     assert {path.name: path.read_bytes() for path in (tmp_path / "images").iterdir()} == before
-
-
-def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else(job, tmp_path):
-    (tmp_path / "names.txt").write_text("\n".join(f"call/{name}" for name in NAMES), encoding="utf-8")
-    folder = tmp_path / "images"
-    (folder / "call").mkdir(parents=True)
-    half = [files.beside(folder / "generation.json"), files.beside(folder / "call" / "a.png")]
-    others = [folder / ".tmp-mine.png", folder / "call" / ".hidden"]
-    for path in (*half, *others):
-        path.touch()
-    generate(job(num_images=1))
-    assert not any(path.exists() for path in half) and all(path.exists() for path in others)
 
 
 def test_images_of_unknown_origin_are_not_taken_for_ours(job, tmp_path):

@@ -1,7 +1,6 @@
 """utils/data/images.py: whatever lies on disk comes out as upright RGB, or as one line that names the file."""
 
 import os
-import random
 import re
 import resource
 import zlib
@@ -12,7 +11,6 @@ from PIL import Image, PngImagePlugin
 
 from utils.data import images
 from utils.data.images import open_image
-from utils.system import process_pool
 from utils.system.errors import UserError
 
 ORIENTATION_TAG = 0x0112
@@ -152,29 +150,6 @@ def test_a_decompression_bomb_is_refused_before_it_unpacks(tmp_path, side):
     refused(path, "pixels", "limit")
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_damaged_bytes_give_an_image_or_a_user_error(tmp_path):
-    """Random bytes changed or cut: 400 files of six formats, with EXIF where the format has it."""
-    rng = random.Random(0)
-    exif = Image.Exif()
-    exif[ORIENTATION_TAG] = 6
-    source = Image.effect_noise((24, 16), 80).convert("RGB")
-    refusals = 0
-    for trial in range(400):
-        path = tmp_path / f"a{('.jpg', '.png', '.webp', '.bmp', '.tif', '.gif')[trial % 6]}"
-        source.save(path, **({} if path.suffix in (".bmp", ".gif") else {"exif": exif}))
-        data = bytearray(path.read_bytes())
-        for _ in range(rng.randint(1, 8)):
-            data[rng.randrange(min(len(data), 200))] = rng.randrange(256)
-        path.write_bytes(data[:rng.randrange(20, len(data))] if trial % 4 == 0 else data)
-        try:
-            assert images.open_image(path).mode == "RGB"
-        except UserError as error:
-            assert str(path) in str(error)
-            refusals += 1
-    assert 40 < refusals < 400
-
-
 # Listing, resizing, saving
 
 
@@ -186,11 +161,10 @@ def test_list_images_is_sorted_takes_only_visible_image_files_and_tells_of_the_r
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "a.jpg")
     assert [path.name for path in images.list_images(tmp_path)] == [
         "-e.webp", "a.jpg", "b.PNG", "c d é.jpeg", "f.JFIF", "g.jpe", "link.jpg"]
-    assert "5 files or folders in it are no images" in (warning := capsys.readouterr().err)
+    assert "4 files or folders in it are no images" in (warning := capsys.readouterr().err)
     assert "'folder.jpg' for one" in warning and warning.count("\n") == 1
 
 
@@ -341,13 +315,11 @@ def test_read_aligned_refuses_lists_of_different_lengths(tmp_path):
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["", ".", "/etc/passwd", "..", "../a", "a/../../b", "a/..", "a\0b", "out/a", "loop/a",
-                                  "loop/a/b"])
+@pytest.mark.parametrize("name", ["", ".", "/etc/passwd", "..", "../a", "a/../../b", "a/..", "a\0b", "out/a"])
 def test_safe_join_refuses_names_that_leave_the_folder(tmp_path, name):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "out").symlink_to(tmp_path)
-    (folder / "loop").symlink_to("loop")
     with pytest.raises(UserError, match=re.escape(repr(name))):
         images.safe_join(folder, name)
 
@@ -386,18 +358,3 @@ def test_an_image_larger_than_anybody_looks_at_is_reduced_by_a_whole_factor(tmp_
     assert np.abs(np.asarray(whole.reduce(factor)).astype(int) - np.asarray(reduced)).max() <= 5
     monkeypatch.setattr(images, "LARGE", 60 * 90)
     assert open_image(tmp_path / f"a.{suffix}") == whole
-
-
-def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
-    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
-    held, to_rgb = [], images.to_rgb
-
-    def watch(image):
-        held.append(process_pool.one_at_a_time.locked())
-        return to_rgb(image)
-
-    monkeypatch.setattr(images, "to_rgb", watch)
-    open_image(tmp_path / "a.png")
-    monkeypatch.setattr(images, "LARGE", 100)
-    open_image(tmp_path / "a.png")
-    assert held == [False, True] and not process_pool.one_at_a_time.locked()

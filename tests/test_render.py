@@ -15,7 +15,6 @@ from utils.synthetic.raymarch import HandShape, View, smooth_minimum, trace
 from utils.synthetic.scene import render_scene
 from utils.system.errors import UserError
 from utils.system.file_lock import lock_outputs
-from utils.system.files import beside
 
 
 def render(run_script, folder, *flags):
@@ -84,17 +83,6 @@ def test_a_second_run_on_the_same_gesture_is_refused_and_changes_nothing(rendere
     with lock_outputs(rendered / "call"), pytest.raises(UserError, match="call: another run is writing to it"):
         render_script.main(render_script.parse_args(args))
     assert {path: path.read_bytes() for path in rendered.rglob("*.*")} == before
-
-
-def test_what_a_killed_run_left_half_rendered_is_removed(rendered):
-    before = list_files(rendered)
-    half = beside(rendered / "call" / "train")
-    (half / "images").mkdir(parents=True)
-    (half / "images" / "a.jpg").touch()
-    args = ["--gesture", "call", "--num_train", "9", "--num_test", "3", "--resolution", "48", "--malformed", "0.5",
-            "--data_dir", str(rendered)]
-    render_script.main(render_script.parse_args(args))
-    assert list_files(rendered) == before
 
 
 def test_every_gesture_of_hagrid_v1_has_a_pose():

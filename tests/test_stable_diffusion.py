@@ -166,43 +166,17 @@ def test_other_architectures_are_refused(pipeline_copy):
     assert "model_index.json" in refusal()
 
 
-HUGE = 2**70
-QUANTIZED = [{"quantization_config": {"quant_method": method}} for method in ("gptq", "bitsandbytes")]
-KERNEL = [{name: "kernels-community/flash-attn"} for name in ("attn_implementation", "_attn_implementation")]
+QUANTIZED = {"quantization_config": {"quant_method": "bitsandbytes"}}
 BAD_CONFIGS = [  # file, the whole of it or what changes in it, what the message names
-    *(("model_index.json", whole, "model_index.json") for whole in ([], 5, "x", None)),
-    *(("model_index.json", {"unet": entry}, "the unet is missing") for entry in (5, [1], ["diffusers", 5], "UNet")),
-    *((f"{part}/config.json", whole, f"{part}/config.json") for part in ("text_encoder", "vae", "unet")
-      for whole in ([], "x")),
-    *((f"{part}/config.json", change, "quantized") for part in ("text_encoder", "unet") for change in QUANTIZED),
-    *(("text_encoder/config.json", change, "code of the hub") for change in KERNEL),
-    ("text_encoder/config.json", {"hidden_act": 5}, "the text_encoder does not load"),
+    ("model_index.json", [], "model_index.json"),
+    ("model_index.json", {"unet": ["diffusers", 5]}, "the unet is missing"),
+    *((f"{part}/config.json", "x", f"{part}/config.json") for part in ("text_encoder", "vae", "unet")),
+    *((f"{part}/config.json", QUANTIZED, "quantized") for part in ("text_encoder", "unet")),
+    ("text_encoder/config.json", {"attn_implementation": "kernels-community/flash-attn"}, "code of the hub"),
     ("text_encoder/config.json", {"num_attention_heads": 0}, "the text_encoder does not load"),
-    ("text_encoder/config.json", {"num_hidden_layers": HUGE}, "num_hidden_layers"),
-    ("text_encoder/config.json", {"dtype": "x"}, "the text_encoder does not load"),
-    ("text_encoder/config.json", {"layer_norm_eps": None}, "text_encoder does not work"),
     ("vae/config.json", {"act_fn": None}, "the vae does not load"),
-    ("vae/config.json", {"layers_per_block": HUGE}, "layers_per_block"),
-    *(("vae/config.json", {"scaling_factor": value}, "the vae does not work") for value in ("x", None, [], HUGE)),
-    ("vae/config.json", {"scaling_factor": 0}, "the vae computes is not a number"),
     ("unet/config.json", {"attention_head_dim": 0}, "the unet does not load"),
-    ("unet/config.json", {"norm_eps": "x"}, "the unet does not work"),
-    ("unet/config.json", {"downsample_padding": -1}, "the unet does not work"),
-    *(("unet/config.json", {"sample_size": value}, "sample_size") for value in (-1, "x", None, [], HUGE, [8, "x"])),
-    *(("scheduler/scheduler_config.json", whole, "scheduler_config.json") for whole in ("x", 5, [])),
-    *(("scheduler/scheduler_config.json", {"num_train_timesteps": value}, "num_train_timesteps")
-      for value in (0, -5, "x", HUGE, None)),
-    *(("scheduler/scheduler_config.json", {key: "x"}, "the scheduler does not work")
-      for key in ("prediction_type", "timestep_spacing")),
-    ("scheduler/scheduler_config.json", {"trained_betas": [0.1, 0.2]}, "noise schedule"),
-    ("scheduler/scheduler_config.json", {"beta_start": -1, "beta_schedule": "linear"}, "noise schedule"),
     ("scheduler/scheduler_config.json", {"beta_start": "x"}, "the scheduler does not load"),
-    ("tokenizer/tokenizer_config.json", "x", "tokenizer_config.json"),
-    ("tokenizer/tokenizer_config.json", {"model_max_length": "x"}, "the tokenizer does not work"),
-    ("tokenizer/tokenizer_config.json", {"model_max_length": 0}, "tokenizer and text_encoder computes"),
-    ("tokenizer/tokenizer_config.json", {"model_max_length": 1}, "tokenizer and text_encoder"),
-    ("tokenizer/tokenizer_config.json", {"extra_special_tokens": ["<new>"]}, "use the tokenizer the model was trained"),
-    ("tokenizer/tokenizer_config.json", {"pad_token": None}, "tokenizer and text_encoder does not work"),
 ]
 
 
@@ -260,13 +234,6 @@ def test_what_the_hub_is_asked_says_nothing_of_the_machine(monkeypatch):
     server.server_close()
     said = {part.partition("/")[0].strip() for agent in agents for part in agent.split(";")}
     assert agents and said <= {"unknown", "hf_hub", "python"}, agents
-
-
-def test_weights_that_are_not_numbers_are_named_before_anything_is_drawn(pipeline_copy):
-    path = pipeline_copy / "unet" / "diffusion_pytorch_model.safetensors"
-    edit_weights(path, lambda tensors: {**tensors, "conv_out.bias": torch.full((4,), torch.nan)})
-    with pytest.raises(UserError, match="what the unet computes is not a number"):
-        load_stable_diffusion(pipeline_copy)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), None])

@@ -1,20 +1,18 @@
-"""What was computed once from each image of a folder, kept in .npz files and used again while the image is the same.
+"""What was computed once from each image of a folder, kept in a .npz file and used again while the image is the same.
 
-Files are named after the folder and a hash of its place and of the settings, so that other settings get files of their
-own. What is computed is written every few seconds to a part beside them, so that a pass that is killed loses no more;
-at its end the parts become one file. An image is the same as long as it has the name, size, time of change and mode
-that it had (what could not be read yesterday may be allowed today). Several processes may use one cache: at worst
-something is computed twice.
+The file is named after the folder and a hash of its place and of the settings, so that other settings get a file of
+their own. It is written whole, at the end of a pass and every few minutes of a long one. An image is the same as long
+as it has the name, size, time of change and mode that it had (what could not be read yesterday may be allowed today).
+Several processes may use one cache: each adds what it has computed to what the others have written.
 """
 
 import contextlib
-import errno
-import glob
+import fcntl
 import hashlib
+import os
 import re
 import sys
 import time
-import uuid
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from utils.system.errors import first_line, one_line
-from utils.system.files import atomic_path, remove_leftovers, to_json
+from utils.system.files import atomic_path, to_json
 
-FLUSH_SECONDS = 5.0  # of work that a killed process may lose
-STALE_SECONDS = 3600.0  # after which a half-written file is a killed process's
-FIELDS = ("names", "keys", "counts", "messages", "digest")  # of a file; all else in it are arrays of rows
+WRITE_SECONDS = 120.0  # of work that a killed process may lose
+FIELDS = ("names", "keys", "counts", "messages")  # of a file; all else in it are arrays of rows
 UNREADABLE = -1  # as the count of rows: there is a message instead
 
 
@@ -42,11 +39,6 @@ def digest(value):
     return hashlib.sha256(to_json(value)).hexdigest()
 
 
-def digest_arrays(arrays):
-    return digest([[name, array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array)).hexdigest()]
-                   for name, array in sorted(arrays.items())])
-
-
 def describe_file(path):
     """[name, size, time of change in ns, mode] of a file; its name alone if there is none."""
     try:
@@ -60,29 +52,39 @@ def pack(blocks):
     """The arrays of a file that hold {(name of an image, key): Block}."""
     full = [block.arrays for block in blocks.values() if block.arrays is not None]
     arrays = {name: np.concatenate([rows[name] for rows in full]) for name in (full[0] if full else ())}
-    if any(array.dtype.hasobject for array in arrays.values()):
-        raise ValueError("a cache holds numbers and text, no objects")
     counts = [UNREADABLE if block.arrays is None else len(next(iter(block.arrays.values())))
               for block in blocks.values()]
-    arrays |= {"names": np.array([name for name, _ in blocks], dtype=np.str_),
-               "keys": np.array([key for _, key in blocks], dtype=np.str_), "counts": np.array(counts, dtype=np.int64),
-               "messages": np.array([block.message for block in blocks.values()], dtype=np.str_)}
-    return arrays | {"digest": np.array(digest_arrays(arrays))}
+    return arrays | {"names": np.array([name for name, _ in blocks], dtype=np.str_),
+                     "keys": np.array([key for _, key in blocks], dtype=np.str_),
+                     "counts": np.array(counts, dtype=np.int64),
+                     "messages": np.array([block.message for block in blocks.values()], dtype=np.str_)}
 
 
 def unpack(file):
     """{(name, key): Block} of a file. Whatever NumPy raises, or ValueError, if it is damaged."""
     with np.load(file, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    if str(arrays.pop("digest")) != digest_arrays(arrays):
-        raise ValueError("its arrays are not those that were written")
-    names, keys, counts, messages = (arrays.pop(name).tolist() for name in FIELDS[:-1])
+        if stored.zip.testzip():  # NumPy alone compares no checksum where a damaged header makes it read less
+            raise ValueError("its checksums are wrong")
+        arrays = {name: stored[name] for name in stored.files if name != "digest"}  # of an earlier version
+    names, keys, counts, messages = (arrays.pop(name).tolist() for name in FIELDS)
     blocks, start = {}, 0
     for name, key, count, message in zip(names, keys, counts, messages, strict=True):
         rows = None if count == UNREADABLE else {field: array[start:start + count] for field, array in arrays.items()}
         blocks[name, key] = Block(rows, message)
         start += max(0, count)
     return blocks
+
+
+@contextlib.contextmanager
+def alone_in(folder):
+    """Context in which one process at a time is, of those that write to a folder, if its file system has locks."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 class FolderCache:
@@ -98,7 +100,8 @@ class FolderCache:
         folders = {path.parent for path in paths}
         if len(folders) > 1:
             raise ValueError(f"a cache file holds the images of one folder, not of {len(folders)}")
-        self.file, self.added, self.num_added = None, {}, 0
+        self.num_images, self.known = len(paths), {}  # place in the list of images: its Block
+        self.file, self.is_written, self.last_write = None, True, time.monotonic()
         if cache_dir is None or not paths:
             return
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
@@ -108,93 +111,58 @@ class FolderCache:
         extras = [None] * len(paths) if extras is None else extras
         self.keys = [(path.name, digest([describe_file(path), extra]))
                      for path, extra in zip(paths, extras, strict=True)]
-        self.last_flush = time.monotonic()
 
-    def files(self):
-        """The finished file, if any, and the parts of passes that are under way or were killed."""
-        return [file for file in sorted(self.file.parent.glob(glob.escape(self.file.stem) + ".*npz")) if file.is_file()]
-
-    def read_files(self):
-        """Yields the files that can be read, each with its {(name, key): Block}."""
-        for file in self.files():
-            try:
-                yield file, unpack(file)
-            except FileNotFoundError:  # another process has just put it together with others
-                continue
-            except Exception as error:  # zipfile and NumPy raise almost anything on damaged data
-                if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, errno.EINVAL):
-                    self.say(f"warning: {file} cannot be read now ({first_line(error)}): recomputed")
-                    continue
-                self.say(f"warning: {file} is damaged ({error}): recomputed")
-                with contextlib.suppress(OSError):
-                    file.unlink()
+    def load(self):
+        """{(name, key): Block} of the file, which goes if it is damaged."""
+        try:
+            return unpack(self.file) if self.file.is_file() else {}
+        except Exception as error:  # zipfile and NumPy raise almost anything on damaged data
+            self.say(f"warning: {self.file} is damaged ({first_line(error)}): recomputed")
+            with contextlib.suppress(OSError):
+                self.file.unlink()
+            return {}
 
     def read(self):
-        """{place in the list of images: Block} of those that are known; says on standard error how many."""
+        """Take over the Blocks that the file has of these images; says on standard error how many."""
         if self.file is None:
-            return {}
-        blocks = {key: block for _, found in self.read_files() for key, block in found.items()}
-        known = {place: blocks[key] for place, key in enumerate(self.keys) if key in blocks}
-        if len(known) == len(self.keys):
+            return
+        blocks = self.load()
+        self.known = {place: blocks[key] for place, key in enumerate(self.keys) if key in blocks}
+        count = len(self.known)
+        if count == self.num_images:
             self.say(f"read from cache {self.file}")
         elif blocks:
-            self.say(f"{len(known)} of {len(self.keys)} images read from cache {self.file}, the others are computed")
-        return known
+            self.say(f"{count} of {self.num_images} images read from cache {self.file}, the others are computed")
 
     def add(self, place, block):
-        """Keep the Block of an image; every few seconds they are written."""
-        if self.file is None:
-            return
-        self.added[self.keys[place]] = block
-        self.num_added += 1
-        if time.monotonic() - self.last_flush > FLUSH_SECONDS:
-            self.flush()
+        """Keep the Block of an image; every few minutes all are written."""
+        self.known[place] = block
+        self.is_written = False
+        if time.monotonic() - self.last_write > WRITE_SECONDS:
+            self.write()
 
-    def flush(self):
-        """Write what was added to a part of its own. No room or no right costs a warning, not what was computed."""
-        if self.added and self.file is not None:
-            self.write(self.file.with_suffix(f".{uuid.uuid4().hex[:8]}.npz"), self.added)
-        self.added, self.last_flush = {}, time.monotonic()
+    def write(self):
+        """Write what is known, and what the file has of other images of the folder that are still there.
 
-    def write(self, file, blocks):
-        """Whether {(name, key): Block} could be written to `file`; if not, nothing more is kept."""
-        arrays = pack(blocks)
-        try:
-            # As np.savez does, which leaves the archive open when the disk is full: it complains when it is collected
-            with atomic_path(file) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-                for name, array in arrays.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-            return True
-        except OSError as error:
-            self.say(f"warning: {file} cannot be written ({error.strerror or error}); going on without it")
-            self.file = None
-            return False
-
-    def read_others(self):
-        """({(name, key): Block} of images of the folder that are not in the list, all files that could be read)."""
-        own, others, read = dict(self.keys), {}, []
-        for file, blocks in self.read_files():
-            read.append(file)
-            others |= {(name, key): block for (name, key), block in blocks.items()
-                       if name not in own and (self.folder / name).exists()}
-        return others, read
-
-    def finish(self, known):
-        """Make one file of all parts, without what images were before they changed or went.
-
-        known: {place: Block} of the whole list, which is written from there: memory holds it twice at the most.
+        No room or no right costs a warning, not what was computed.
         """
-        self.flush()
-        if not self.num_added or self.file is None:
+        if self.is_written or self.file is None:
             return
-        kept, read = self.read_others()
-        kept |= {key: known[place] for place, key in enumerate(self.keys)}
-        remove_leftovers(self.file.parent, older_than=STALE_SECONDS)
-        if self.write(self.file, kept):
-            for file in read:
-                if file != self.file:
-                    file.unlink(missing_ok=True)
+        own = dict(self.keys)
+        try:
+            with alone_in(self.file.parent):
+                blocks = {(name, key): block for (name, key), block in self.load().items()
+                          if own.get(name, key) == key and (self.folder / name).exists()}
+                arrays = pack(blocks | {self.keys[place]: block for place, block in self.known.items()})
+                # As np.savez does, which leaves the archive open when the disk is full: it complains when collected
+                with atomic_path(self.file) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+                    for name, array in arrays.items():
+                        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                            np.lib.format.write_array(member, array, allow_pickle=False)
+        except OSError as error:
+            self.say(f"warning: {self.file} cannot be written ({error.strerror or error}); going on without it")
+            self.file = None
+        self.is_written, self.last_write = True, time.monotonic()
 
     def say(self, message):
         print(one_line(message), file=sys.stderr)
@@ -206,17 +174,14 @@ def cached_blocks(caches, compute):
     compute(missing): yields the Blocks of [(number of a cache, place in it)] in that order. What it has yielded when
     it is interrupted is kept.
     """
-    known = [cache.read() for cache, _ in caches]
-    missing = [(number, place) for number, (_, count) in enumerate(caches) for place in range(count)
-               if place not in known[number]]
+    for cache in caches:
+        cache.read()
+    missing = [(number, place) for number, cache in enumerate(caches) for place in range(cache.num_images)
+               if place not in cache.known]
     try:
-        if missing:
-            for (number, place), block in zip(missing, compute(missing), strict=True):
-                known[number][place] = block
-                caches[number][0].add(place, block)
+        for (number, place), block in zip(missing, compute(missing) if missing else (), strict=True):
+            caches[number].add(place, block)
     finally:
-        for cache, _ in caches:
-            cache.flush()
-    for (cache, _), found in zip(caches, known, strict=True):
-        cache.finish(found)
-    return [[found[place] for place in range(count)] for found, (_, count) in zip(known, caches, strict=True)]
+        for cache in caches:
+            cache.write()
+    return [[cache.known[place] for place in range(cache.num_images)] for cache in caches]

@@ -12,8 +12,8 @@ show the same people. The same seed gives the same images, whatever the order of
 """
 
 import collections
+import contextlib
 import functools
-import os
 import random
 import shutil
 import sys
@@ -23,12 +23,11 @@ from utils.data.annotations import gesturing_boxes, gesturing_first, read_gestur
 from utils.data.gestures import GESTURES, require_gesture
 from utils.data.person_split import split_images
 from utils.system import cli, errors, files
-from utils.system.process_pool import count_cores, map_in_processes
+from utils.system.process_pool import count_cores
 
 SPLITS = ("train", "test")
 SETTINGS = ("hagrid_dir", "annotations_dir", "num_train", "num_test", "resolution", "link", "seed")
 IMAGES_PER_WORKER = 32  # a process takes about as long to start as to read this many
-CHUNK_SIZE = 4  # images per task of the pool
 
 
 def parse_args(argv=None):
@@ -122,48 +121,44 @@ def shrink(image, resolution):
     return image.resize([round(side * resolution / short) for side in image.size], Image.Resampling.LANCZOS)
 
 
-def take_image(name, source, destination, resolution, link):
-    """Open one image, so that no damaged one is taken, and put it into `destination`; returns what is wrong."""
-    from utils.data.images import open_image, save_image
+def take_image(image, name, source, destination, resolution, link):
+    """Put an image, opened so that no damaged one is taken, into `destination`. UserError if it is no JPEG to be."""
+    from utils.data.images import save_image
 
     path = source / name
-    try:
-        image = open_image(path)
-    except errors.UserError as error:
-        return str(error)
     if resolution:
         try:
             save_image(shrink(image, resolution), destination / f"{path.stem}.jpg")
-        except errors.UserError:
-            return f"{path}: cannot be saved as JPEG, which it is too long for; replace or remove the file"
+        except errors.UserError as error:
+            raise errors.UserError(f"{path}: cannot be saved as JPEG, which it is too long for; replace or remove the "
+                                   "file") from error
     elif link:
-        (destination / name).unlink(missing_ok=True)  # it is there when the process died of a later image
         (destination / name).symlink_to(path.resolve())
     else:
         with files.atomic_path(destination / name) as temporary:
             temporary.write_bytes(path.read_bytes())
-    return None
 
 
-def take_images(names, count, take, num_workers, label):
-    """Calls take(name) until `count` images are taken: (names taken, names that cannot be read)."""
+def take_images(names, source, count, take, num_workers, label):
+    """Takes images until there are `count`: (names taken, names that cannot be read). take: as `take_image`."""
     from tqdm import tqdm
 
-    from utils.data.image_opening import explain_death
+    from utils.data.loader import load_images
 
     taken, unreadable, rest = [], [], names
     with tqdm(total=count, desc=label, unit="image") as progress:
         while rest and len(taken) < count:
             missing = count - len(taken)
             batch, rest = rest[:missing], rest[missing:]
-            workers = max(1, min(num_workers, len(batch) // IMAGES_PER_WORKER))
-            with map_in_processes(take, batch, workers, CHUNK_SIZE, on_death=explain_death, keep=True) as problems:
-                for name, problem in zip(batch, problems, strict=True):
+            workers = min(num_workers, len(batch) // IMAGES_PER_WORKER)
+            loaded = load_images([source / name for name in batch], take, workers, extras=batch)
+            with contextlib.closing(loaded):  # before what it has written so far is cleared away
+                for index, _, problem in loaded:
                     if problem is None:
-                        taken.append(name)
+                        taken.append(batch[index])
                         progress.update()
                     else:
-                        unreadable.append(name)
+                        unreadable.append(batch[index])
                         errors.warn(f"skipped: {problem}")
     return taken, unreadable
 
@@ -174,15 +169,12 @@ def take_images(names, count, take, num_workers, label):
 def is_selected(folders, settings):
     """Whether all that is wanted is there, made with these settings. UserError if there is anything else."""
     remedy = "use --overwrite or another --data_dir"
-    there = [folder for folder in folders.values() if os.path.lexists(folder)]
+    there = [folder for folder in folders.values() if folder.exists()]
     for folder in there:
         path = folder / "selection.json"
-        old = files.read_json(path) if path.is_file() else None
-        old = old.get("settings") if isinstance(old, dict) else None
-        if not isinstance(old, dict):
+        if not path.is_file():
             raise errors.UserError(f"{folder} exists and was not selected from HaGRID; {remedy}")
-        if differing := files.differing_settings(old, settings):
-            raise errors.UserError(f"{folder} was selected with other settings ({'; '.join(differing)}); {remedy}")
+        files.refuse_differing(folder, files.read_object(path).get("settings", {}), settings, remedy)
         images, wanted = folder / "images", settings[f"num_{folder.name}"]
         count = sum(1 for _ in images.iterdir()) if images.is_dir() else 0
         if count != wanted:
@@ -213,7 +205,7 @@ def fill_sets(args, gesture, source, names, persons, folder):
             take = functools.partial(take_image, source=source, destination=destination,
                                      resolution=args.resolution, link=args.link)
             order = [names[stem] for stem in stems[split]]
-            taken[split], failed = take_images(order, count, take, args.num_workers, f"{gesture} {split}")
+            taken[split], failed = take_images(order, source, count, take, args.num_workers, f"{gesture} {split}")
             unreadable += failed
     return taken, unreadable
 
@@ -242,7 +234,7 @@ def select_gesture(args, gesture):
 
     source, names, records = find_candidates(args, gesture)
     for folder in folders.values():  # which are about to be replaced
-        if source.resolve().is_relative_to(os.path.realpath(folder)):  # of a loop of links, too
+        if source.resolve().is_relative_to(folder.resolve()):
             raise errors.UserError(f"{source}: these images lie in {folder}, where the selection is to go; give "
                                    "another --data_dir")
     persons = {stem: records[stem]["user_id"] if records else stem for stem in names}
@@ -259,7 +251,7 @@ def select_gesture(args, gesture):
                     files.write_json(beside / split / "annotations.json", annotations)
                 files.write_json(beside / split / "selection.json", summary)
             for split, folder in folders.items():
-                if os.path.lexists(folder):  # out of the way first, to go with the rest: nothing is lost if it cannot
+                if folder.exists():  # out of the way first, to go with the rest: nothing is lost if it cannot
                     folder.replace(beside / f"former_{split}")
                 if split in taken:
                     (beside / split).replace(folder)

@@ -1,13 +1,10 @@
-"""Images opened in processes of their own, ahead of who uses them: a crash of a decoder costs one image."""
+"""The former way to load images: see utils/data/loader.py."""
 
 import contextlib
 
 from utils.data.images import open_image
-from utils.system import processes
+from utils.data.loader import load_images
 from utils.system.errors import UserError
-from utils.system.process_pool import count_cores, map_in_processes
-
-MOST_WORKERS = 4  # decode more images than any model here takes; each may have several opened ones in memory
 
 
 def try_to_open(path):
@@ -18,24 +15,8 @@ def try_to_open(path):
         return error
 
 
-def explain_death(path):
-    return f"{path}: ends the process that opens it; replace or remove the file"
-
-
-def name_death(path):
-    return UserError(explain_death(path))
-
-
 @contextlib.contextmanager
 def open_images(paths, num_workers=None):
-    """Context that yields an iterator over the images of `paths` in order: RGB images, UserErrors for the others.
-
-    `num_workers` processes open them, by default one per core up to MOST_WORKERS. They need 0.3 s to start and stay
-    for the next list.
-    """
-    if not paths:
-        yield iter(())
-        return
-    num_workers = num_workers or min(processes.own_workers(None) or count_cores(), MOST_WORKERS)
-    with map_in_processes(try_to_open, paths, num_workers, on_death=name_death, keep=True) as opened:
-        yield opened
+    """Context that yields an iterator over the images of `paths` in order: RGB images, UserErrors for the others."""
+    with contextlib.closing(load_images(paths, num_workers=num_workers)) as loaded:
+        yield (problem or image for _, image, problem in loaded)

@@ -1,7 +1,6 @@
 """Images and their lists: list, open (RGB, upright), resize, save; aligned file names and captions."""
 
 import contextlib
-import errno
 import math
 import os
 import warnings
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.system import process_pool
 from utils.system.errors import UserError, warn
 from utils.system.files import atomic_path, read_file
 
@@ -35,14 +33,6 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF blocks; size is o
 # Images
 
 
-def is_file(entry):
-    """Whether a directory entry is a file or leads to one; a link that leads to itself does not."""
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
-
-
 def list_images(folder):
     """The images directly in `folder`, sorted by name; hidden (so also half-written) ones left out.
 
@@ -52,7 +42,7 @@ def list_images(folder):
     try:
         with os.scandir(folder) as entries:
             visible = [e for e in entries if not e.name.startswith(".")]
-            names = sorted(e.name for e in visible if e.name.lower().endswith(IMAGE_SUFFIXES) and is_file(e))
+            names = sorted(e.name for e in visible if e.name.lower().endswith(IMAGE_SUFFIXES) and e.is_file())
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}; a folder with images is expected") from error
     if not names:
@@ -78,13 +68,12 @@ def open_image(path):
         with Image.open(path, formats=FORMATS) as image:
             factor = reduction(image)
             if image.width * image.height <= PIXEL_LIMIT:
-                with process_pool.one_at_a_time if factor > 1 else contextlib.nullcontext():
-                    size = image.size
-                    if factor == 2:  # at which a JPEG can be decoded at once; other formats take no notice
-                        image.draft(image.mode, (image.width // 2, image.height // 2))
-                    image.load()
-                    upright = to_rgb(turn_upright(image))
-                    return upright.reduce(factor) if factor > 1 and image.size == size else upright
+                size = image.size
+                if factor == 2:  # at which a JPEG can be decoded at once; other formats take no notice
+                    image.draft(image.mode, (image.width // 2, image.height // 2))
+                image.load()
+                upright = to_rgb(turn_upright(image))
+                return upright.reduce(factor) if factor > 1 and image.size == size else upright
         problem = f"{image.width}×{image.height} pixels are more than the limit of {PIXEL_LIMIT:,}"
     except Exception as error:  # decoders raise almost anything on damaged data, all of it means that
         problem = f"cannot be read as an image ({error})"
@@ -228,26 +217,15 @@ def read_aligned(filenames_path, captions_path):
     return names, captions
 
 
-def is_loop(path):
-    """Whether a path goes through a link that leads to itself, at which Path.resolve fails before Python 3.13."""
-    try:
-        os.stat(path)
-    except OSError as error:
-        return error.errno == errno.ELOOP
-    return False
-
-
 def safe_join(folder, name):
     """`folder`/`name`. UserError if `name` is empty, absolute, has NUL or "..", or leaves `folder` by a link.
 
-    A link to itself is refused, too. The file itself may be a link: data folders are made of them.
+    The file itself may be a link: data folders are made of them.
     """
     parts = Path(name).parts
     path = Path(folder, name)
     if not parts or "\0" in name or ".." in parts or Path(name).is_absolute():
         raise UserError(f"{name!r}: not a file name inside {folder}; names must be relative, without '..'")
-    if is_loop(path.parent):
-        raise UserError(f"{name!r}: leads through a link of {folder} to itself; remove the link or the name")
-    if not path.parent.resolve().is_relative_to(Path(folder).resolve()):
+    if not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(folder)):
         raise UserError(f"{name!r}: leads out of {folder} through a link; remove the link or the name")
     return path

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from utils.data.folder_cache import Block, FolderCache, cached_blocks
-from utils.data.image_opening import explain_death, open_images, try_to_open
+from utils.data.images import open_image
 from utils.system.errors import UserError, warn
 from utils.system.process_pool import count_cores, map_in_processes
 
@@ -111,13 +111,13 @@ def detect_hands(image, max_num_hands=1, min_confidence=0.5):
     return [Hand(s.label, s.score, _to_array(points), _to_array(world)) for s, points, world in hands]
 
 
-def _detect_opened(image, max_num_hands, min_confidence):
-    """Hands of an image of `try_to_open`, or the message that says why it cannot be read."""
-    return str(image) if isinstance(image, UserError) else detect_hands(image, max_num_hands, min_confidence)
-
-
 def _detect_file(path, **detection):
-    return _detect_opened(try_to_open(path), **detection)
+    """Hands of an image, or the message that says why it cannot be read."""
+    try:
+        image = open_image(path)
+    except UserError as error:
+        return str(error)
+    return detect_hands(image, **detection)
 
 
 def choose_num_workers(num_images):
@@ -125,17 +125,13 @@ def choose_num_workers(num_images):
     return max(1, min(count_cores(), num_images // IMAGES_PER_WORKER))
 
 
-def _detect_images(paths, num_workers, max_num_hands, min_confidence, progress):
+def _detect_images(paths, num_workers, detection, progress):
     """Yields the hands, or the message why it cannot be read, of every image, in order."""
-    detection = {"max_num_hands": max_num_hands, "min_confidence": min_confidence}
+    detect = functools.partial(_detect_file, **detection)
+    num_workers = choose_num_workers(len(paths)) if num_workers is None else num_workers
     with contextlib.ExitStack() as stack:
-        if num_workers == 1:
-            opened = stack.enter_context(open_images(paths, 1))
-            computed = map(functools.partial(_detect_opened, **detection), opened)
-        else:
-            num_workers = choose_num_workers(len(paths)) if num_workers is None else num_workers
-            computed = stack.enter_context(map_in_processes(
-                functools.partial(_detect_file, **detection), paths, num_workers, CHUNK_SIZE, on_death=explain_death))
+        computed = map(detect, paths) if num_workers == 1 else stack.enter_context(
+            map_in_processes(detect, paths, num_workers, CHUNK_SIZE))
         yield from tqdm(computed, progress, len(paths), unit="image")
 
 
@@ -165,11 +161,9 @@ def detect_folder(paths, num_workers=None, max_num_hands=1, min_confidence=0.5, 
 
     Returns a list of (path, hands) in the order of `paths`: a list of Hand, [] for an image without one, None
     for an image that cannot be read, which is named in a warning. `num_workers` is the number of spawned
-    processes (1: detection in this process, a spawned one opens the images; None: see `choose_num_workers`); the
-    result doesn't depend on it.
+    processes (1: this process alone; None: see `choose_num_workers`); the result doesn't depend on it.
     `min_confidence` in [0, 1] is that of the palm detector, `progress` the label of the bar on standard
     error. `cache_dir` is a folder that keeps the results of each image, see utils.data.folder_cache.
-    An image whose decoder ends its process counts as one that cannot be read.
     UserError where mediapipe cannot be imported.
     """
     paths = list(paths)
@@ -184,9 +178,9 @@ def detect_folder(paths, num_workers=None, max_num_hands=1, min_confidence=0.5, 
 
     def compute(missing):
         images = [members[number][place] for number, place in missing]
-        return map(_to_block, _detect_images(images, num_workers, **detection, progress=progress))
+        return map(_to_block, _detect_images(images, num_workers, detection, progress))
 
-    caches = [(FolderCache(cache_dir, "hands", images, settings), len(images)) for images in members]
+    caches = [FolderCache(cache_dir, "hands", images, settings) for images in members]
     found = {folder: map(_from_block, blocks)
              for folder, blocks in zip(by_folder, cached_blocks(caches, compute), strict=True)}
 

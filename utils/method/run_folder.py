@@ -11,7 +11,7 @@ from tqdm import tqdm
 from utils.system import processes
 from utils.system.errors import UserError
 from utils.system.file_lock import lock_outputs
-from utils.system.files import atomic_path, read_object, refuse_differing, remove, remove_leftovers, write_settings
+from utils.system.files import atomic_path, read_object, refuse_differing, remove, write_settings
 
 # What may differ when a run goes on: where it is, how often it saves, and what leaves every number as it is.
 FREE_SETTINGS = ("preset", "output_dir", "data_dir", "device", "debug", "overwrite", "dry_run", "checkpointing_steps",
@@ -34,6 +34,11 @@ class RunFolder:
         self.log_file = self.folder / "train.log"
         self.waiting = []  # lines of the log from before the run has begun, while an earlier one may still be there
         self.has_begun = False
+
+    def written(self):
+        """All that a run writes; the checkpoints only until it is done."""
+        return [self.config, self.log_file, self.feature, self.checkpoints, self.samples, self.losses,
+                self.loss_curves, self.model]
 
     def find(self, settings):
         """How far a run with these settings is here: NEW, BEGUN or FINISHED.
@@ -68,7 +73,6 @@ class RunFolder:
             stale += [self.samples, *self.own_features(settings)]
         for path in stale:
             remove(path)
-        remove_leftovers(self.samples)
         write_settings(self.config, settings)
         self.has_begun = True
         self.write_log()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from utils.method.presets import PRESETS
 from utils.models.sampling import image_generator
 
 
@@ -59,6 +60,20 @@ def finetune_plan(num_images, settings):
     """Stage III: shuffled epochs, or as the paper has it image by image."""
     shuffle_seed = settings.seed if settings.finetune_order == "shuffled" else None
     return Plan(num_images, settings.batch_size, settings.finetune_steps, shuffle_seed)
+
+
+def describe(args, num_images):
+    """Lines that say what train.py would do with its parsed arguments, for --dry_run."""
+    two, three = embedding_plan(num_images, args), finetune_plan(num_images, args)
+    source = f"read from {args.feature_npy_path}" if args.feature_npy_path else "measured with MediaPipe"
+    return [
+        f"{num_images} images of {args.gesture}, base model {args.pretrained_model_name_or_path}",
+        f"Stage I: {args.feature} gesture feature, {source}",
+        f"Stage II: {len(two)} updates of {two.batch_size} images, {two.steps_per_image} steps per image",
+        f"Stage III: {len(three)} updates of {three.batch_size} images, {three.steps_per_image} steps per image",
+        f"{args.num_validation_images} images drawn before and after",
+        "settings: " + ", ".join(f"{name} {getattr(args, name)}" for name in ("Lambda", *PRESETS)),
+    ]
 
 
 @functools.lru_cache(maxsize=2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from utils.data.images import resize_center_crop, to_array
+from utils.data.images import read_aligned, resize_center_crop, safe_join, to_array
 from utils.data.loader import load_images
 from utils.models.stable_diffusion import StableDiffusion, image_latent_moments
 from utils.system import processes
@@ -30,6 +30,19 @@ class TrainingSet:
         """Page-locks what batches take whole rows of: only from there do copies to a GPU run beside its work."""
         for name in ("prompt_embeds", "negative_embeds", "residuals"):
             setattr(self, name, getattr(self, name).pin_memory())
+
+
+def read_training_list(args):
+    """(paths, captions) of the training images. UserError when lists do not fit or images are missing."""
+    folder = args.data_dir / args.gesture / "train"
+    list_path = folder / f"{args.captioner}_filenames.txt"
+    names, captions = read_aligned(list_path, folder / f"{args.captioner}_{args.captions}.txt")
+    paths = [safe_join(folder / "images", name) for name in names[: args.max_train_samples]]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise UserError(
+            f"{list_path}: {len(missing)} of {len(paths)} images are not in {folder / 'images'}, "
+            f"{missing[0].name} among them; put them there or drop their lines from both lists")
+    return paths, captions[: args.max_train_samples]
 
 
 def take_rows(tensor, rows, device):

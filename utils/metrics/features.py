@@ -6,9 +6,7 @@ utils/synthetic/feature_network.py.
 """
 
 import collections
-import contextlib
 import functools
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +15,11 @@ import torch
 from tqdm import tqdm
 
 from utils.data.folder_cache import Block, FolderCache, cached_blocks
-from utils.data.image_opening import open_images
-from utils.data.prefetch import map_ahead
+from utils.data.loader import load_images
 from utils.hands.canonical_landmarks import canonical_landmarks
 from utils.hands.detector import CROP_ENLARGE, crop_hand, crop_union
 from utils.system.device import full_precision
-from utils.system.errors import UserError, warn
+from utils.system.errors import warn
 
 CROPS = ("full", "hand", "union")  # the image; each of its hands; one box around its hands
 
@@ -63,12 +60,9 @@ def cut_image(image, crop, hands):
     return [crop_hand(image, hand) for hand in hands]
 
 
-def prepare_pictures(record_and_image, crop, prepare):
-    """The prepared pictures (3, H, W) of one (path, hands) and its image, or the message why there are none."""
-    (_, hands), image = record_and_image
-    if isinstance(image, UserError):
-        return str(image)
-    return [] if image is None else [prepare(picture) for picture in cut_image(image, crop, hands)]
+def prepare_pictures(image, hands, crop, prepare):
+    """The prepared pictures (3, H, W) of an image with these hands."""
+    return [prepare(picture) for picture in cut_image(image, crop, hands)]
 
 
 def compute_features(extractor, records, crop, device, batch_size, progress):
@@ -76,44 +70,38 @@ def compute_features(extractor, records, crop, device, batch_size, progress):
 
     Memory holds two batches of pictures, whatever the folder.
     """
-    waiting, unfinished = [], collections.deque()  # pictures; Blocks or [rows so far, rows to come], in order
+    waiting, rows = [], collections.deque()  # pictures; features
+    unfinished = collections.deque()  # of each image the number of its rows to come, or the message why there are none
 
     def flush():
-        if not waiting:
-            return
-        with torch.inference_mode(), full_precision(torch.device(device)):
-            rows = iter(extractor(torch.from_numpy(np.stack(waiting)).to(device)).float().cpu().numpy())
-        waiting.clear()
-        for image in unfinished:
-            if not isinstance(image, Block):
-                image[0] += itertools.islice(rows, image[1] - len(image[0]))
+        if waiting:
+            with torch.inference_mode(), full_precision(torch.device(device)):
+                rows.extend(extractor(torch.from_numpy(np.stack(waiting)).to(device)).float().cpu().numpy())
+            waiting.clear()
 
     def finished():
-        while unfinished and (isinstance(unfinished[0], Block) or len(unfinished[0][0]) == unfinished[0][1]):
-            image = unfinished.popleft()
-            yield image if isinstance(image, Block) else Block({"features": np.stack(image[0])})
-
-    nothing = Block({"features": np.zeros((0, extractor.num_features), np.float32)})
-    prepare = functools.partial(prepare_pictures, crop=crop, prepare=extractor.prepare)
-    extractor.to(device)
-    needed = [crop == "full" or bool(hands) for _, hands in records]
-    with contextlib.ExitStack() as stack:
-        opened = stack.enter_context(open_images(list(itertools.compress((path for path, _ in records), needed))))
-        pairs = ((record, next(opened) if is_needed else None)
-                 for record, is_needed in zip(records, needed, strict=True))
-        prepared = stack.enter_context(contextlib.closing(map_ahead(prepare, pairs, ahead=batch_size)))
-        for pictures in tqdm(prepared, progress, len(records), unit="image"):
-            if isinstance(pictures, str):
-                unfinished.append(Block(None, pictures))
+        while unfinished and (isinstance(unfinished[0], str) or unfinished[0] <= len(rows)):
+            found = unfinished.popleft()
+            if isinstance(found, str):
+                yield Block(None, found)
             else:
-                unfinished.append([[], len(pictures)] if pictures else nothing)
-                for picture in pictures:
-                    waiting.append(picture)
-                    if len(waiting) == batch_size:
-                        flush()
-            yield from finished()
-        flush()
+                features = np.array([rows.popleft() for _ in range(found)], dtype=np.float32)
+                yield Block({"features": features.reshape(found, extractor.num_features)})
+
+    extractor.to(device)
+    needed = [record for record in records if crop == "full" or record[1]]
+    prepare = functools.partial(prepare_pictures, crop=crop, prepare=extractor.prepare)
+    loaded = load_images([path for path, _ in needed], prepare, extras=[hands for _, hands in needed])
+    for _, hands in tqdm(records, progress, unit="image"):
+        _, pictures, problem = next(loaded) if crop == "full" or hands else (None, [], None)
+        unfinished.append(str(problem) if problem else len(pictures))
+        for picture in pictures or ():
+            waiting.append(picture)
+            if len(waiting) == batch_size:
+                flush()
         yield from finished()
+    flush()
+    yield from finished()
 
 
 def extract_features(extractor, records, crop, device, batch_size=32, cache_dir=None, detection=None,
@@ -129,7 +117,7 @@ def extract_features(extractor, records, crop, device, batch_size=32, cache_dir=
     if crop != "full":
         settings |= {"detection": detection, "enlarge": CROP_ENLARGE}
     cache = FolderCache(cache_dir, f"features-{crop}", [path for path, _ in records], settings, boxes)
-    (blocks,) = cached_blocks([(cache, len(records))], lambda missing: compute_features(
+    (blocks,) = cached_blocks([cache], lambda missing: compute_features(
         extractor, [records[place] for _, place in missing], crop, device, batch_size, progress))
     found = FeatureSet(
         np.concatenate([np.zeros((0, extractor.num_features), np.float32),

@@ -1,6 +1,5 @@
 """What ends a script as one line on standard error: errors that the user can mend, and what the system refuses."""
 
-import contextlib
 import errno
 import os
 import sys
@@ -9,11 +8,10 @@ REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or give a place that has more"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions, or give another path"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "give a path that exists"),
-    errno.EEXIST: "something else has that name, perhaps a link that leads nowhere; remove it",
+    errno.EEXIST: "something else has that name; move it away",
     errno.EISDIR: "a folder is in the way; move it away",
-    errno.ELOOP: "a link leads to itself; remove it",
     errno.ENAMETOOLONG: "give a shorter name",
-}  # of what the system refuses  # of what the system refuses
+}  # of what the system refuses
 
 
 class UserError(Exception):
@@ -37,8 +35,7 @@ def print_error(message, kind="error"):
     write = tqdm.tqdm.write if hasattr(tqdm, "tqdm") else print
     if os.environ.get("RANK", "0") != "0":
         kind = f"{kind} in process {os.environ['RANK']}"
-    with contextlib.suppress(OSError):  # nobody listens any more
-        write(f"{kind}: {one_line(message)}", file=sys.stderr)
+    write(f"{kind}: {one_line(message)}", file=sys.stderr)
 
 
 def warn(message):

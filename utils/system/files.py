@@ -6,15 +6,10 @@ import json
 import os
 import re
 import shutil
-import stat
-import time
-import uuid
-import zlib
 from pathlib import Path
 
 from utils.system.errors import UserError
 
-LARGEST_LIST, LARGEST_JSON = 1 << 30, 1 << 29  # bytes; the longest of HaGRID's JSON files have some 100 MB
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -41,27 +36,9 @@ def naming_errors(path, temporary=None):
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
-def name_tag(name):
-    """What tells in the name of a temporary file which file it is to become."""
-    return f"{zlib.crc32(os.fsencode(name)):08x}"
-
-
 def beside(path):
-    """A new hidden name in the folder of `path`, with its suffix."""
-    return path.with_name(f".tmp-{name_tag(path.name)}-{uuid.uuid4().hex[:12]}{path.suffix}")
-
-
-def remove_leftovers(folder, names=(), older_than=None):
-    """Removes what `atomic_path` of a killed run left in `folder`; of `names` only, if there are any.
-
-    For who knows that nobody else is writing them, see utils/system/file_lock.py, or takes only what has not been
-    written to for `older_than` seconds.
-    """
-    tags = {name_tag(name) for name in names}
-    for path in Path(folder).glob(".tmp-*"):
-        match = re.fullmatch(r"\.tmp-([0-9a-f]{8})-[0-9a-f]{12}(\..*)?", path.name)
-        if match and (not names or match[1] in tags) and (older_than is None or is_older(path, older_than)):
-            remove(path)
+    """The hidden name in the folder of `path` under which it is written; the next write takes its place."""
+    return path.with_name(f".tmp-{path.name}")
 
 
 def remove(path):
@@ -69,23 +46,19 @@ def remove(path):
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
-def is_older(path, seconds):
-    """Whether a file has not been written to for so long; not if it is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        return time.time() - path.stat().st_mtime > seconds
-    return False
-
-
 @contextlib.contextmanager
 def atomic_path(path):
     """Yields a temporary path beside `path`, with its suffix, to write a file or a folder to.
 
-    After the block it is synced and renamed, after an exception removed: `path` is whole or as it was.
+    After the block it is synced and renamed, after an exception removed: `path` is whole or as it was. What a killed
+    run left under that name goes first, so only one process may write `path`: see utils/system/file_lock.py.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, former = beside(path), beside(path)
+    temporary, former = beside(path), path.with_name(f".tmp-former-{path.name}")
     with naming_errors(path, temporary):
+        remove(temporary)
+        remove(former)
         try:
             yield temporary
             for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
@@ -98,22 +71,13 @@ def atomic_path(path):
         finally:
             if former.exists() and not path.exists():
                 os.replace(former, path)
-            for leftover in (temporary, former):
-                if leftover.is_dir():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                leftover.unlink(missing_ok=True)
+            remove(temporary)
+            remove(former)
 
 
-def read_file(path, limit=LARGEST_LIST):
-    """The bytes of a file. UserError for a pipe, which may never end, a device, or more than `limit` bytes."""
-    path = Path(path)
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # of a folder the system says it
-        raise UserError(f"{path}: no regular file but a pipe, socket or device; give or put a file there")
-    if status.st_size > limit:
-        raise UserError(f"{path}: {status.st_size / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB that such a file "
-                        "may have; is it the right one?")
-    return path.read_bytes()
+def read_file(path):
+    """The bytes of a file."""
+    return Path(path).read_bytes()
 
 
 def to_json(obj, indent=None):
@@ -134,7 +98,7 @@ def write_json(path, obj):
 def read_json(path):
     """What `write_json` wrote. UserError if the file is damaged, OSError if there is none."""
     try:
-        return json.loads(read_file(path, LARGEST_JSON))
+        return json.loads(read_file(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); restore the file or delete it") from error
 

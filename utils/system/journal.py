@@ -37,12 +37,12 @@ class Journal:
 
     def check(self, settings):
         """UserError when the file was written with other values of these settings; with `anew` it is dropped then."""
-        known = {name: value for name, value in (self.settings or {}).items() if name in settings}
-        differing = self.settings is not None and files.differing_settings(known, settings)
-        if differing and not self.anew:
-            raise errors.UserError(f"{self.path} was written with other settings ({'; '.join(differing)}); "
-                                "give those again, or start anew with --overwrite")
-        if differing:
+        known = {name: value for name, value in (self.settings or settings).items() if name in settings}
+        try:
+            files.refuse_differing(self.path, known, settings, "give those again, or start anew with --overwrite")
+        except errors.UserError:
+            if not self.anew:
+                raise
             self.records.clear()
             self.settings, self.size = None, 0
 

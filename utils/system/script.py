@@ -33,7 +33,7 @@ def run_main(main, args, goes_on=False):
         sys.exit(141)
     except (Exception, KeyboardInterrupt, signals.Terminated) as error:
         described = (143, "terminated") if isinstance(error, signals.Terminated) else describe_error(error)
-        if described is None or getattr(args, "debug", False):
+        if described is None or (getattr(args, "debug", False) and described[0] != 143):
             raise
     # Only here, where the exception and with it all that its frames held has been cleared away
     status, message = described
