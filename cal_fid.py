@@ -25,7 +25,8 @@ def parse_args(argv=None):
 def main(args):
     from utils.metrics import evaluation
     from utils.metrics.comparison_report import Numbers, Report, format_number
-    from utils.metrics.distances import FrechetDistance, frechet_distance
+    from utils.metrics.distance_metrics import FrechetDistance
+    from utils.metrics.distances import frechet_distance
     from utils.system.device import resolve_device
 
     # Open the folders, then the network

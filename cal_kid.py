@@ -38,6 +38,7 @@ def parse_args(argv=None):
 def main(args):
     from utils.metrics import distances, evaluation
     from utils.metrics.comparison_report import Numbers, Report, format_number
+    from utils.metrics.distance_metrics import KernelDistance
     from utils.system.device import resolve_device
 
     # Open the folders, then the network
@@ -67,7 +68,7 @@ def main(args):
                 size = smaller // 2
                 settings = {"num_resamples": args.num_resamples, "num_subsets": args.num_subsets, "subset_size": size}
                 settings = settings if smaller >= distances.LEAST_FOR_INTERVAL else {}
-            distance = distances.KernelDistance(**settings, seed=args.seed).to(device)
+            distance = KernelDistance(**settings, seed=args.seed).to(device)
             evaluation.add_samples(distance, real, fake, region)
             kid = distance.compute()
 

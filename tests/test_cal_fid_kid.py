@@ -12,7 +12,9 @@ from tests.conftest import no_reader
 from tests.rendered_hands import add_useless_files, render_folder
 from utils.metrics import evaluation
 from utils.metrics.comparison_flags import ReadingSettings
-from utils.metrics.distances import FrechetDistance, frechet_distance, kernel_distance
+from utils.metrics.comparison_report import format_number
+from utils.metrics.distance_metrics import FrechetDistance
+from utils.metrics.distances import frechet_distance, kernel_distance
 from utils.metrics.evaluation import measure_floor, open_folder
 from utils.metrics.inception import load_inception
 from utils.system.errors import UserError
@@ -129,7 +131,7 @@ def test_from_python_the_numbers_are_those_of_the_scripts(script, region, folder
     found = getattr(evaluation, name)(folders / "call", str(folders / "peace"), region=region, features="synthetic")
     assert found == (row[key], row[f"{key}_num_real"], row[f"{key}_num_fake"], row.get(f"{key}_low"),
                      row.get(f"{key}_high"))
-    assert f"{found.value:.5g}"[:5] in printed
+    assert format_number(found.value) in printed
 
 
 @pytest.mark.parametrize("settings", [{"features": "landmarks"}, {"region": "both"}, {"protocol": "hand1000"},

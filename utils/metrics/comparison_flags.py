@@ -73,7 +73,7 @@ def check_args(parser, args):
     if args.inception_weights not in (None, "random"):
         cli.require_file(parser, args.inception_weights, "--inception_weights", "give a .pth or .safetensors file")
     cli.require_dir_or_new(parser, args.cache_dir, "--cache_dir")
-    weights = [] if args.inception_weights in (None, "random") else [args.inception_weights]
+    weights = [] if args.inception_weights in (None, "random") else [Path(args.inception_weights)]
     output_paths.check_outputs(parser, args, [args.real_images, *args.fake_images], weights)
 
 

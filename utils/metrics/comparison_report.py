@@ -40,7 +40,7 @@ class Report:
                          "num_images": args.num_images, "batch_size": args.batch_size, "detection": DETECTION, **own,
                          "features": name, "feature_settings": extractor.settings if extractor else None}
         self.summaries = []
-        processes.report(self.describe_folder(real))
+        self.print(self.describe_folder(real))
 
     def write(self, fake, numbers):
         """Lines and row of a folder. numbers: region -> Numbers; one that has none has too few hands."""
@@ -73,12 +73,17 @@ class Report:
                 errors.warn(f"{label}: too few images for --floor, which needs four real ones and two fake ones")
         if self.args.output:
             files.append_row(self.args.output, row)
-        print(*lines, sep="\n")
+        self.print(*lines)
         self.summaries.append(f"{fake.name}: {', '.join(texts)}")
 
     def end(self):
         """All numbers again, as the last line."""
-        processes.report(f"{'; '.join(self.summaries)} ({self.source}, {self.args.protocol} protocol)")
+        self.print(f"{'; '.join(self.summaries)} ({self.source}, {self.args.protocol} protocol)")
+
+    def print(self, *lines):
+        """Unflushed, so that a reader who goes after the first line does not cost the rows that follow."""
+        if processes.is_first():
+            print(*lines, sep="\n")
 
     def warn_of_numbers(self, name, label, num_real, num_fake, unit):
         if num_real != num_fake:

@@ -6,12 +6,9 @@ widths that differ, and values that are not finite.
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from utils.metrics.intervals import check_resampling, percentile_interval
 
@@ -139,17 +136,17 @@ class KernelComparison:
         everything = [torch.ones(1, len(sample), dtype=torch.float64) for sample in (self.x, self.y)]
         return float(self.estimate(*everything, unbiased))
 
-    def part(self, rows_x, rows_y):
-        """The comparison of these rows (index tensors) only."""
-        groups = (self.groups["x"][rows_x], self.groups["y"][rows_y]) if self.has_groups else (None, None)
-        return KernelComparison(self.x[rows_x], self.y[rows_y], groups)
-
     def count_images(self):
         """(images of x, images of y): groups, or rows where there are none."""
         return tuple(int(numbers.max()) + 1 for numbers in self.groups.values())
 
     def subsets(self, num_subsets=100, subset_size=None, seed=0, unbiased=True):
-        """As kernel_distance_subsets."""
+        """(mean, standard deviation) of the distance over seeded random subsets of both samples.
+
+        `subset_size` counts images, of which all rows are taken: by default half of those of the smaller sample.
+        Subsets overlap, so their spread is not a standard error: it shrinks to nothing as they approach the whole
+        sample, and at half of it is only a rough guide. ValueError if a subset is larger than a sample or below 2.
+        """
         num_x, num_y = self.count_images()
         subset_size = min(num_x, num_y) // 2 if subset_size is None else subset_size
         if num_subsets < 1 or not 2 <= subset_size <= min(num_x, num_y):
@@ -158,15 +155,20 @@ class KernelComparison:
         rng = np.random.default_rng(seed)
         weights = [count_draws(np.stack([rng.permutation(num)[:subset_size] for _ in range(num_subsets)]), num)
                    [:, self.groups[name]] for name, num in (("x", num_x), ("y", num_y))]
-        if self.kept:
-            values = self.estimate(*weights, unbiased)
-        else:  # small matrices of their own are cheaper than all blocks
-            values = torch.tensor([self.part(*(torch.nonzero(drawn).flatten() for drawn in both)).distance(unbiased)
-                                   for both in zip(*weights, strict=True)], dtype=torch.float64)
+        values = self.estimate(*weights, unbiased)
         return float(values.mean()), float(values.std(correction=0))
 
     def interval(self, num_resamples=1000, seed=0, level=0.95):
-        """As kernel_distance_interval."""
+        """(low, high) of the unbiased distance by the percentile bootstrap; x and y are resampled separately.
+
+        Rows of one group are drawn together: drawn apart, they would make the interval too narrow. Neither they nor
+        two draws of one row are a pair: counted as one they would add large kernel values to the xx and yy terms and
+        move the interval off the estimate. What is left is divided by its own weight, and where images have as many
+        rows each, the mean over resamples is then the estimate itself. Where the distributions differ clearly the
+        coverage is the nominal one. Where they are nearly equal the U-statistic is degenerate; the bootstrap takes the
+        noise of its projection for a signal, three times its variance comes out, and the interval is about 1.7 times
+        too wide: it errs on the safe side.
+        """
         check_resampling(num_resamples, level)
         rng = np.random.default_rng(seed)
         weights = [resample_groups(rng, numbers, num_resamples) for numbers in self.groups.values()]
@@ -213,16 +215,6 @@ def kernel_distance(x, y, unbiased=True, groups=(None, None)):
     return KernelComparison(x, y, groups).distance(unbiased)
 
 
-def kernel_distance_subsets(x, y, num_subsets=100, subset_size=None, seed=0, unbiased=True, groups=(None, None)):
-    """(mean, standard deviation) of the kernel distance over seeded random subsets of both samples.
-
-    `subset_size` counts images, of which all rows are taken: by default half of those of the smaller sample. Subsets
-    overlap, so their spread is not a standard error: it shrinks to nothing as they approach the whole sample, and at
-    half of it is only a rough guide. ValueError if a subset is larger than a sample or below 2.
-    """
-    return KernelComparison(x, y, groups).subsets(num_subsets, subset_size, seed, unbiased)
-
-
 def published_subset_size(num_x, num_y):
     return min(num_x, num_y, PUBLISHED_SUBSET_SIZE)
 
@@ -230,120 +222,4 @@ def published_subset_size(num_x, num_y):
 def published_kernel_distance(x, y, seed=0):
     """The KID of the paper's programs: the mean of the biased kernel distance over seeded random subsets."""
     size = published_subset_size(len(x), len(y))
-    return kernel_distance_subsets(x, y, PUBLISHED_SUBSETS, size, seed, unbiased=False)[0]
-
-
-def kernel_distance_interval(x, y, num_resamples=1000, seed=0, level=0.95, groups=(None, None)):
-    """(low, high) of the unbiased kernel distance by the percentile bootstrap; x and y are resampled separately.
-
-    `groups` as in kernel_distance: drawn apart, rows of one image would make the interval too narrow. Neither they nor
-    two draws of one row are a pair: counted as one they would add large kernel values to the xx and yy terms and move
-    the interval off the estimate. What is left is divided by its own weight, and where images have as many rows each,
-    the mean over resamples is then the estimate itself. Where the distributions differ clearly the coverage is the
-    nominal one. Where they are nearly equal the U-statistic is degenerate; the bootstrap takes the noise of its
-    projection for a signal, three times its variance comes out, and the interval is about 1.7 times too wide: it errs
-    on the safe side.
-    """
-    return KernelComparison(x, y, groups).interval(num_resamples, seed, level)
-
-
-# Metrics that accumulate
-
-
-class FeatureDistance(Metric):
-    """Two growing samples of features; `compute` of the subclasses returns their distance.
-
-    torchmetrics gathers the samples of several processes. They are kept flat, in the metric's dtype (fp32 unless
-    set_dtype says otherwise), with their width beside them, because a process that has seen no image can then take
-    part in it.
-    """
-
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        for sample in ("real", "fake"):
-            self.add_state(f"{sample}_features", [], dist_reduce_fx="cat")
-            self.add_state(f"{sample}_images", [], dist_reduce_fx="cat")
-        self.add_state("width", torch.tensor(0), dist_reduce_fx="max")
-
-    def update(self, features, real, images=None):
-        """Adds `features` (n, d) of real images or, with real=False, of generated ones.
-
-        `images`: the number of the image that each row is of, (n,), for all rows or for none. Rows of one image, as of
-        two hands, are alike; and rows are sorted by it, so that it does not matter which process has seen them.
-        """
-        features = torch.as_tensor(features, device=self.device, dtype=self.dtype)
-        width = int(self.width)
-        if features.ndim != 2 or not features.shape[1]:
-            raise ValueError(f"features must have the shape (images, width), not {tuple(features.shape)}")
-        if width and features.shape[1] != width:
-            raise ValueError(f"features of different widths: {width} and {features.shape[1]}")
-        self.width.fill_(features.shape[1])
-        images = [] if images is None else images
-        (self.real_features if real else self.fake_features).append(features.flatten())
-        (self.real_images if real else self.fake_images).append(
-            torch.as_tensor(images, device=self.device, dtype=torch.int64))
-
-    def samples(self):
-        """[(features (n, d), images (n,) or None)] of the real and of the fake sample, on the CPU."""
-        samples = []
-        for states in ((self.real_features, self.real_images), (self.fake_features, self.fake_images)):
-            features, images = (dim_zero_cat(state).cpu() if len(state) else torch.empty(0) for state in states)
-            features = features.reshape(-1, max(1, int(self.width)))
-            if not len(images):
-                samples.append((features, None))
-                continue
-            if len(images) != len(features):
-                raise ValueError(f"{len(images)} numbers of images for {len(features)} rows of features")
-            order = images.argsort(stable=True)
-            samples.append((features[order], images[order]))
-        return samples
-
-    def gathered(self):
-        """As samples, of all processes, each of which must call it."""
-        with self.sync_context():
-            return self.samples()
-
-
-class FrechetDistance(FeatureDistance):
-    """frechet_distance as a torchmetrics.Metric: update(features, real), compute(), an fp64 scalar."""
-
-    def compute(self):
-        (x, _), (y, _) = self.samples()
-        return torch.tensor(frechet_distance(x, y), dtype=torch.float64)
-
-
-class KernelEstimate(NamedTuple):
-    """A kernel distance, the ends of its interval, mean and standard deviation over subsets; None: not asked for."""
-
-    distance: float
-    low: float | None = None
-    high: float | None = None
-    subset_mean: float | None = None
-    subset_std: float | None = None
-
-
-class KernelDistance(FeatureDistance):
-    """kernel_distance as a torchmetrics.Metric: update(features, real, images), compute(), a KernelEstimate.
-
-    The interval is that of kernel_distance_interval, if there are resamples, and the subsets, if any, those of
-    kernel_distance_subsets. Biased, the images that rows are of make no difference.
-    """
-
-    def __init__(self, unbiased=True, num_resamples=0, num_subsets=0, subset_size=None, seed=0, **kwargs):
-        super().__init__(**kwargs)
-        self.unbiased, self.seed = unbiased, seed
-        self.num_resamples, self.num_subsets, self.subset_size = num_resamples, num_subsets, subset_size
-
-    def compute(self):
-        (x, groups_x), (y, groups_y) = self.samples()
-        comparison = KernelComparison(x, y, (groups_x, groups_y) if self.unbiased else (None, None))
-        interval, subsets = (None, None), (None, None)
-        if self.num_resamples:
-            interval = comparison.interval(self.num_resamples, self.seed)
-        if self.num_subsets:
-            subsets = comparison.subsets(self.num_subsets, self.subset_size, self.seed, self.unbiased)
-        return KernelEstimate(comparison.distance(self.unbiased), *interval, *subsets)
+    return KernelComparison(x, y).subsets(PUBLISHED_SUBSETS, size, seed, unbiased=False)[0]

@@ -18,7 +18,8 @@ import numpy as np
 from utils.data.images import list_images
 from utils.hands import detector
 from utils.metrics.comparison_flags import FEATURES, FLOOR_SPLITS, RESAMPLES, ReadingSettings
-from utils.metrics.distances import LEAST_FOR_INTERVAL, FrechetDistance, KernelDistance
+from utils.metrics.distance_metrics import FrechetDistance, KernelDistance
+from utils.metrics.distances import LEAST_FOR_INTERVAL
 from utils.metrics.features import FeatureSet, extract_features, landmark_features
 from utils.metrics.inception import load_inception
 from utils.metrics.intervals import split_halves

@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import math
 import pickle
-import socket
 import sys
 import warnings
 from pathlib import Path
@@ -17,8 +16,6 @@ from safetensors import SafetensorError
 from utils.metrics.inception_input import PREPARE
 from utils.metrics.inception_network import InceptionV3
 from utils.system.errors import UserError, first_line
-
-TIMEOUT = 30  # seconds without an answer, after which a download counts as failed
 
 
 class Published(NamedTuple):
@@ -97,16 +94,12 @@ def fetch_weights(published):
     path = Path(torch.hub.get_dir(), "checkpoints", published.file_name)
     if not path.is_file():
         print(f"downloading {published.url} to {path.parent}", file=sys.stderr)
-        timeout = socket.getdefaulttimeout()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            socket.setdefaulttimeout(TIMEOUT)
             torch.hub.download_url_to_file(published.url, str(path), published.hash_prefix)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise UserError(f"{published.url}: cannot be downloaded ({first_line(error)}); fetch the file elsewhere "
                             f"and put it into {path.parent}, or give --inception_weights PATH") from error
-        finally:
-            socket.setdefaulttimeout(timeout)
     return path
 
 
