@@ -12,19 +12,29 @@ The model has 3.7 billion parameters: weights of 7.5 GB in bf16 (GPU) or 15 GB i
 from utils.captions import captioning
 from utils.system import script
 
-CAPTIONER = captioning.Captioner(
-    name="BLIP2", model="Salesforce/blip2-opt-2.7b", model_type="blip-2",
-    model_class="Blip2ForConditionalGeneration",
-    decoding={"max_new_tokens": 20, "num_beams": 1, "do_sample": False},  # what plain `generate` does
-)
+
+class Blip2(captioning.Captioner):
+    name, published, model_type = "BLIP2", "Salesforce/blip2-opt-2.7b", "blip-2"
+    decoding = {"max_new_tokens": 20, "num_beams": 1, "do_sample": False}  # what plain `generate` does
+
+    def load(self, folder):
+        from transformers import Blip2ForConditionalGeneration
+
+        from utils.models.image_text_models import load_parts
+
+        self.model, self.image_processor, self.tokenizer = load_parts(self, folder, Blip2ForConditionalGeneration)
+
+    def caption(self, pixels, **decoding):
+        tokens = self.model.generate(pixel_values=pixels, **decoding)
+        return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
 
 def parse_args(argv=None):
-    return captioning.parse_args(__doc__, CAPTIONER, argv)
+    return captioning.parse_args(__doc__, Blip2, argv)
 
 
 def main(args):
-    captioning.caption_splits(args, CAPTIONER)
+    captioning.caption_splits(args, Blip2())
 
 
 if __name__ == "__main__":

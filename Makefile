@@ -21,13 +21,15 @@ DATA = data/$(GESTURE)
 OUTPUT = outputs/$(GESTURE)
 COMPARED = --real_images $(DATA)/test/images --fake_images $(DATA)/train/images $(OUTPUT)/base_images \
   $(OUTPUT)/images --names real base tuned --num_images $(NUM_TEST)
+PYTEST = $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 RESULTS = --cache_dir $(OUTPUT)/cache --output $(OUTPUT)/results.jsonl
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test thorough lint clean
 
 help:
 	@echo "make demo    render hands, teach '$(GESTURE)' to a tiny Stable Diffusion, compare before and after"
 	@echo "make test    run the tests"
+	@echo "make thorough  run the longest tests, which make test leaves out: kills, full disks, a whole training"
 	@echo "make lint    check the code with ruff"
 	@echo "make clean   delete what the demo made: $(DATA) and $(OUTPUT)"
 	@echo "Each installs what it needs into $(VENV) first, with PYTHON=$(PYTHON) (Python 3.10 to 3.12)."
@@ -61,7 +63,10 @@ demo: $(VENV)/installed
 	@echo "Before and after: $(OUTPUT)/samples/before_after.png"
 
 test: $(VENV)/installed-dev
-	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+thorough: $(VENV)/installed-dev
+	$(PYTEST) -m thorough
 
 lint: $(VENV)/installed-dev
 	$(PY) -m ruff check .

@@ -13,19 +13,39 @@ accept its licence on https://huggingface.co/google/paligemma-3b-mix-224, then l
 from utils.captions import captioning
 from utils.system import script
 
-CAPTIONER = captioning.Captioner(
-    name="PaliGemma", model="google/paligemma-3b-mix-224", model_type="paligemma",
-    model_class="PaliGemmaForConditionalGeneration", prompt="caption",
-    decoding={"max_new_tokens": 100, "num_beams": 1, "do_sample": False},
-)
+
+class PaliGemma(captioning.Captioner):
+    name, published, model_type = "PaliGemma", "google/paligemma-3b-mix-224", "paligemma"
+    prompt = "caption"
+    decoding = {"max_new_tokens": 100, "num_beams": 1, "do_sample": False}
+
+    def load(self, folder):
+        from PIL import Image
+        from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
+
+        from utils.models.hub import load_part
+        from utils.models.image_text_models import load_parts
+
+        self.model, self.image_processor, self.tokenizer = load_parts(self, folder, PaliGemmaForConditionalGeneration)
+        # The prompt stands behind the places of the image's tokens
+        processor = load_part(str(folder), "processor", lambda: AutoProcessor.from_pretrained(
+            folder, backend="pil", trust_remote_code=False))
+        inputs = processor(text=f"{processor.image_token}{self.prompt}", images=Image.new("RGB", (32, 32)),
+                           return_tensors="pt")
+        self.prompt_tokens = {key: inputs[key] for key in ("input_ids", "attention_mask", "token_type_ids")}  # (1, L)
+
+    def caption(self, pixels, **decoding):
+        prompt = {name: tokens.to(pixels.device).repeat(len(pixels), 1) for name, tokens in self.prompt_tokens.items()}
+        tokens = self.model.generate(pixel_values=pixels, **prompt, **decoding)
+        return self.tokenizer.batch_decode(tokens[:, prompt["input_ids"].shape[1]:], skip_special_tokens=True)
 
 
 def parse_args(argv=None):
-    return captioning.parse_args(__doc__, CAPTIONER, argv)
+    return captioning.parse_args(__doc__, PaliGemma, argv)
 
 
 def main(args):
-    captioning.caption_splits(args, CAPTIONER)
+    captioning.caption_splits(args, PaliGemma())
 
 
 if __name__ == "__main__":

@@ -12,19 +12,29 @@ The model has 0.24 billion parameters and runs on a CPU, too.
 from utils.captions import captioning
 from utils.system import script
 
-CAPTIONER = captioning.Captioner(
-    name="VitGpt2", model="nlpconnect/vit-gpt2-image-captioning", model_type="vision-encoder-decoder",
-    model_class="VisionEncoderDecoderModel",
-    decoding={"max_length": 16, "num_beams": 4, "do_sample": False},  # max_length counts the token that starts a text
-)
+
+class VitGpt2(captioning.Captioner):
+    name, published, model_type = "VitGpt2", "nlpconnect/vit-gpt2-image-captioning", "vision-encoder-decoder"
+    decoding = {"max_length": 16, "num_beams": 4, "do_sample": False}  # max_length counts the token that starts a text
+
+    def load(self, folder):
+        from transformers import VisionEncoderDecoderModel
+
+        from utils.models.image_text_models import load_parts
+
+        self.model, self.image_processor, self.tokenizer = load_parts(self, folder, VisionEncoderDecoderModel)
+
+    def caption(self, pixels, **decoding):
+        tokens = self.model.generate(pixel_values=pixels, **decoding)
+        return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
 
 def parse_args(argv=None):
-    return captioning.parse_args(__doc__, CAPTIONER, argv)
+    return captioning.parse_args(__doc__, VitGpt2, argv)
 
 
 def main(args):
-    captioning.caption_splits(args, CAPTIONER)
+    captioning.caption_splits(args, VitGpt2())
 
 
 if __name__ == "__main__":

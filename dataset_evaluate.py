@@ -15,9 +15,7 @@ Appends one JSON row to --output, and writes --per_image and --grid for a look b
 """
 
 import csv
-import itertools
 import textwrap
-from contextlib import closing
 
 from utils.data import output_paths
 from utils.data.gestures import require_gesture
@@ -61,18 +59,6 @@ def parse_args(argv=None):
     return args
 
 
-def read_pairs(args):
-    """(paths, captions), one of each per pair. UserError when the lists do not fit or images are missing."""
-    from utils.data.images import read_aligned, safe_join
-
-    names, captions = read_aligned(args.image_filenames_path, args.captions_path)
-    paths = [safe_join(args.image_folder, name) for name in names]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise errors.UserError(f"{args.image_filenames_path}: {len(missing)} of {len(paths)} images are not in "
-                            f"{args.image_folder}, {missing[0].name} among them; give the folder they are in")
-    return paths, captions
-
-
 class MeanSimilarity:
     """Mean dot product over pairs of many unit vectors, in one pass: O(N d) time, O(d) memory, fp64.
 
@@ -99,67 +85,6 @@ class MeanSimilarity:
         return (float(self.total @ self.total) - self.squares) / (self.count * (self.count - 1))
 
 
-def compare_pairs(paths, captions, clip, batch_size):
-    """(similarity of each pair or None where the image cannot be read, MeanSimilarity of the captions of the others).
-
-    Images are loaded ahead and gone after their batch; the warnings name those that cannot be read.
-    """
-    from tqdm import tqdm
-
-    from utils.data.image_opening import open_images
-    from utils.data.prefetch import map_ahead
-
-    def prepare(image):
-        return image if isinstance(image, errors.UserError) else clip.prepare(image)
-
-    similarities, among_captions = [None] * len(paths), MeanSimilarity()
-    progress = tqdm(total=len(paths), desc="encoding pairs", unit="pair")
-    with progress, open_images(paths) as opened, closing(map_ahead(prepare, opened, 2 * batch_size)) as loaded:
-        for start in range(0, len(paths), batch_size):
-            images = list(itertools.islice(loaded, batch_size))
-            for error in (image for image in images if isinstance(image, errors.UserError)):
-                errors.warn(f"skipped: {error}")
-            readable = [i for i, image in enumerate(images) if not isinstance(image, errors.UserError)]
-            if readable:
-                image_embeds = clip.encode_images([images[i] for i in readable])  # (n, d)
-                text_embeds = clip.encode_texts([captions[start + i] for i in readable])
-                among_captions.update(text_embeds)
-                for i, value in zip(readable, (image_embeds * text_embeds).sum(axis=1), strict=True):
-                    similarities[start + i] = float(value)
-            progress.update(len(images))
-    return similarities, among_captions
-
-
-def count_hands(paths, similarities, num_workers):
-    """Number of hands in each image; None for those that could not be read, or have gone since."""
-    from utils.hands.detector import detect_folder
-
-    readable = [path for path, value in zip(paths, similarities, strict=True) if value is not None]
-    hands = {path: None if found is None else len(found) for path, found in detect_folder(readable, num_workers)}
-    return [None if value is None else hands[path] for path, value in zip(paths, similarities, strict=True)]
-
-
-def summarize(similarities, among_captions, captions, is_cut, hands, phrase):
-    """Counts and metrics of the pairs whose image can be read, as a dict; metrics that nobody asked for are absent."""
-    from utils.captions.rules.enrichment_rules import has_phrase_once
-
-    used = [i for i, value in enumerate(similarities) if value is not None]
-    count = len(used)
-    texts = [captions[i] for i in used]
-    row = {"num_pairs": count, "num_skipped": len(similarities) - count,
-           "image_caption_similarity": sum(similarities[i] for i in used) / count,
-           "caption_caption_similarity": among_captions.with_diagonal(),
-           "caption_pairs_similarity": among_captions.without_diagonal(),
-           "cut_rate": sum(is_cut[i] for i in used) / count,
-           "duplicate_rate": (count - len(set(texts))) / count}
-    if phrase:
-        row["phrase_coverage"] = sum(has_phrase_once(text, phrase) for text in texts) / count
-    if looked := [hands[i] for i in used if hands[i] is not None] if hands else []:
-        row["num_without_hand"] = looked.count(0)
-        row["detection_rate"] = 1 - row["num_without_hand"] / len(looked)
-    return row
-
-
 def format_summary(row):
     """The row in one line."""
     parts = [f"image-caption similarity {row['image_caption_similarity']:.4f}",
@@ -178,74 +103,95 @@ def format_numbers(row):
             format_summary(row)]
 
 
-def write_per_image(path, paths, captions, similarities, is_cut, hands, phrase):
+def write_per_image(path, paths, captions, similarities, is_cut, has_phrase, hands):
     """One CSV line per image, in the order of the list; an image that cannot be read has no similarity."""
-    from utils.captions.rules.enrichment_rules import has_phrase_once
-
     with files.atomic_path(path) as temporary:
         with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["file", "similarity", "is_cut", "has_phrase", "num_hands", "caption"])
             for i, image in enumerate(paths):
-                is_read = similarities[i] is not None
-                writer.writerow([image.name, f"{similarities[i]:.4f}" if is_read else "unreadable", int(is_cut[i]),
-                                 int(has_phrase_once(captions[i], phrase)) if phrase else "",
-                                 hands[i] if hands and is_read else "", captions[i]])
-
-
-def save_grid(path, paths, captions, similarities):
-    """The pairs with the lowest similarity on one sheet, the lowest first; blank where an image has gone since."""
-    from PIL import Image
-
-    from utils.data.image_opening import try_to_open
-    from utils.data.images import contact_sheet, fit_square, save_image
-
-    used = [i for i, value in enumerate(similarities) if value is not None]
-    lowest = sorted(used, key=lambda i: similarities[i])[:GRID_PAIRS]
-    opened = [try_to_open(paths[i]) for i in lowest]
-    for error in (image for image in opened if isinstance(image, errors.UserError)):
-        errors.warn(f"skipped: {error}")
-    blank = Image.new("RGB", (1, 1), "white")
-    tiles = [fit_square(blank if isinstance(image, errors.UserError) else image, GRID_PIXELS) for image in opened]
-    texts = [f"{similarities[i]:.3f} {textwrap.shorten(captions[i], GRID_CHARACTERS)}" for i in lowest]
-    save_image(contact_sheet(tiles, GRID_COLUMNS, texts), path)
+                similarity = "unreadable" if similarities[i] is None else f"{similarities[i]:.4f}"
+                writer.writerow([image.name, similarity, int(is_cut[i]), int(has_phrase[i]) if has_phrase else "",
+                                 hands.get(i, ""), captions[i]])
 
 
 def main(args):
-    from utils.hands.detector import require_mediapipe
-    from utils.models.hub import fetch_transformers_folder
+    from PIL import Image
+    from tqdm import tqdm
 
-    # Check the lists and load the model
-    paths, captions = read_pairs(args)
-    if not args.no_hands:
-        require_mediapipe("install requirements.txt, or add --no_hands")
-    folder = fetch_transformers_folder(args.model, "clip")
+    from utils.captions.phrase import has_phrase_once
+    from utils.data import images
+    from utils.data.loader import load_images
+    from utils.hands.detector import detect_folder, require_mediapipe
+    from utils.models.hub import fetch_transformers_folder
     from utils.models.image_text_models import load_clip
 
-    clip = load_clip(args.model, folder, args.device)
+    # Check the lists
+    names, captions = images.read_aligned(args.image_filenames_path, args.captions_path)
+    paths = [images.safe_join(args.image_folder, name) for name in names]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise errors.UserError(f"{args.image_filenames_path}: {len(missing)} of {len(paths)} images are not in "
+                               f"{args.image_folder}, {missing[0].name} among them; give the folder they are in")
+    if not args.no_hands:
+        require_mediapipe("install requirements.txt, or add --no_hands")
 
-    # Compare images with captions, and captions with each other; look for hands
-    similarities, among_captions = compare_pairs(paths, captions, clip, args.batch_size)
-    if not among_captions.count:
+    # Load the model
+    clip = load_clip(args.model, fetch_transformers_folder(args.model, "clip"), args.device)
+
+    # Compare images with captions, and captions with each other
+    similarities, among_captions, batch = [None] * len(paths), MeanSimilarity(), {}
+    for i, image, problem in tqdm(load_images(paths, clip.prepare), total=len(paths), desc="encoding pairs",
+                                  unit="pair"):
+        if problem is not None:
+            errors.warn(f"skipped: {problem}")
+        else:
+            batch[i] = image
+        if batch and (len(batch) == args.batch_size or i == len(paths) - 1):
+            image_embeds = clip.encode_images(list(batch.values()))  # (n, d)
+            text_embeds = clip.encode_texts([captions[pair] for pair in batch])
+            among_captions.update(text_embeds)
+            for pair, similarity in zip(batch, (image_embeds * text_embeds).sum(axis=1), strict=True):
+                similarities[pair] = float(similarity)
+            batch = {}
+    used = [i for i, similarity in enumerate(similarities) if similarity is not None]
+    if not used:
         raise errors.UserError(f"{args.image_folder}: none of the {len(paths)} images can be read; see the warnings")
-    is_cut = [flag for start in range(0, len(captions), args.batch_size)
-              for flag in clip.are_cut(captions[start : start + args.batch_size])]
-    hands = None if args.no_hands else count_hands(paths, similarities, args.num_workers)
 
-    # Print, then save, even where the reader of what is printed has gone
-    row = {**summarize(similarities, among_captions, captions, is_cut, hands, args.phrase),
-           "script": "dataset_evaluate.py", "image_folder": str(args.image_folder),
-           "captions_path": str(args.captions_path), "model": args.model, "gesture": args.gesture,
-           "phrase": args.phrase, "seed": args.seed}
-    try:
-        print("\n".join(format_numbers(row)), flush=True)
-    finally:
-        if args.output:
-            files.append_row(args.output, row)
-        if args.per_image:
-            write_per_image(args.per_image, paths, captions, similarities, is_cut, hands, args.phrase)
-        if args.grid:
-            save_grid(args.grid, paths, captions, similarities)
+    # Look at the captions, and for hands
+    is_cut = [flag for start in range(0, len(captions), args.batch_size)
+              for flag in clip.are_cut(captions[start:start + args.batch_size])]
+    has_phrase = [has_phrase_once(caption, args.phrase) for caption in captions] if args.phrase else None
+    found = [] if args.no_hands else detect_folder([paths[i] for i in used], args.num_workers)
+    hands = {i: len(hands) for i, (_, hands) in zip(used, found, strict=False) if hands is not None}
+
+    # Sum up
+    row = {"num_pairs": len(used), "num_skipped": len(paths) - len(used),
+           "image_caption_similarity": sum(similarities[i] for i in used) / len(used),
+           "caption_caption_similarity": among_captions.with_diagonal(),
+           "caption_pairs_similarity": among_captions.without_diagonal(),
+           "cut_rate": sum(is_cut[i] for i in used) / len(used),
+           "duplicate_rate": (len(used) - len({captions[i] for i in used})) / len(used)}
+    if has_phrase:
+        row["phrase_coverage"] = sum(has_phrase[i] for i in used) / len(used)
+    if hands:
+        row["num_without_hand"] = list(hands.values()).count(0)
+        row["detection_rate"] = 1 - row["num_without_hand"] / len(hands)
+    row |= {"script": "dataset_evaluate.py", "image_folder": str(args.image_folder),
+            "captions_path": str(args.captions_path), "model": args.model, "gesture": args.gesture,
+            "phrase": args.phrase, "seed": args.seed}
+
+    # Save and print
+    if args.output:
+        files.append_row(args.output, row)
+    if args.per_image:
+        write_per_image(args.per_image, paths, captions, similarities, is_cut, has_phrase, hands)
+    if args.grid:
+        lowest = sorted(used, key=lambda i: similarities[i])[:GRID_PAIRS]
+        tiles = [images.fit_square(image or Image.new("RGB", (1, 1), "white"), GRID_PIXELS)
+                 for _, image, _ in load_images([paths[i] for i in lowest])]
+        texts = [f"{similarities[i]:.3f} {textwrap.shorten(captions[i], GRID_CHARACTERS)}" for i in lowest]
+        images.save_image(images.contact_sheet(tiles, GRID_COLUMNS, texts), args.grid)
+    print("\n".join(format_numbers(row)))
 
 
 if __name__ == "__main__":

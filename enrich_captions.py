@@ -17,9 +17,8 @@ Writes <captioner>_enriched.txt beside, line for line; _enriched.jsonl, how each
 import argparse
 import collections
 import contextlib
-import functools
 import json
-import re
+import urllib.parse
 from pathlib import Path
 
 from utils.data import output_paths
@@ -27,7 +26,6 @@ from utils.data.gestures import GESTURES, require_gesture
 from utils.system import cli, errors, files, script
 
 SPLITS = {"train": ["train"], "test": ["test"], "both": ["train", "test"]}
-MAX_LINE = 2**20  # bytes of a report's line, which has a few hundred
 DEFAULT_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
 
 
@@ -42,8 +40,8 @@ def parse_args(argv=None):
                         help="who rewrites: a model on this machine, one behind a server, or rules alone")
     parser.add_argument("--model", help="transformers: hub id or folder of an instruction model (default: "
                                         f"{DEFAULT_MODEL}); api: the server's name of the model")
-    parser.add_argument("--api_base", type=address, help="api: address of an OpenAI-compatible server, such as "
-                                                         "http://localhost:11434/v1")
+    parser.add_argument("--api_base", type=server_address, help="api: address of an OpenAI-compatible server, such as "
+                                                                "http://localhost:11434/v1")
     parser.add_argument("--phrase", type=phrase_text, help="instead of the phrase of the table of gestures")
     parser.add_argument("--tokenizer", help="folder or hub id of the CLIP tokenizer that counts tokens (default: that "
                                             "of OpenAI's CLIP, which every Stable Diffusion 1.x uses)")
@@ -76,19 +74,26 @@ def parse_args(argv=None):
         cli.require_file(parser, args.data_dir / args.gesture / split / f"{args.captioner}_captions.txt", "--captioner",
                          "caption the images first, or choose another --captioner or --split")
     if args.report:
-        check_report(parser, args)
+        output_paths.check_outputs(parser, args, [])
+        is_beside = args.report.resolve().is_relative_to((args.data_dir / args.gesture).resolve())
+        is_other = args.report.exists() and not is_report(args.report)
+        if is_other or is_beside and not args.report.name.endswith("report.jsonl"):
+            parser.error(f"--report {args.report}: is, or might become, no report of this script; give another file")
     return args
 
 
-def address(text):
-    """argparse type: the address of a server."""
-    from utils.models.chat_client import parse_address
-
+def server_address(text):
+    """argparse type: the address of a server, up to /v1. It is not repeated in an error, as it may hold a key."""
     try:
-        parse_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
+        address = urllib.parse.urlsplit(text)
+        is_valid = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:
+        is_valid = False
+    if "@" in text or "?" in text or "#" in text:
+        raise argparse.ArgumentTypeError("must hold no user, password or query; a key is read from OPENAI_API_KEY")
+    if not is_valid or not text.isascii() or not text.isprintable() or " " in text:
+        raise argparse.ArgumentTypeError("must be an address such as http://localhost:11434/v1")
+    return text.rstrip("/").removesuffix("/chat/completions")
 
 
 def phrase_text(text):
@@ -106,74 +111,28 @@ def check_phrase(parser, phrase, gesture):
             parser.error(f"--phrase {phrase!r}: holds the phrase of --gesture {other.name}; give other words")
 
 
-def check_report(parser, args):
-    """A usage error for a --report that cannot be written, or would replace anything but an earlier report."""
-    output_paths.check_outputs(parser, args, [])
-    folders = [(args.data_dir / args.gesture / split).resolve() for split in SPLITS["both"]]
-    is_list = re.fullmatch(r"[^_]+_(filenames|captions|enriched)(\.new)?\.(txt|jsonl)", args.report.name)
-    if is_list and args.report.resolve().parent in folders:
-        parser.error(f"--report {args.report}: is the name of a list or journal; give another file")
-    if args.report.exists() and not is_report(args.report):
-        parser.error(f"--report {args.report}: is there and no report of this script; give another file")
-
-
 def is_report(path):
     """Whether a file is what write_report writes; an empty one is, too."""
     try:
         with open(path, "rb") as file:
-            line = file.readline(MAX_LINE)
+            line = file.readline()
         return not line or {"split", "line", "outcome"} <= json.loads(line).keys()
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         return False
 
 
-def list_settings(args):
-    """What the enriched captions depend on."""
-    names = ["gesture", "phrase", "backend", "tokenizer"]
-    return {name: getattr(args, name) for name in
-            names + ([] if args.backend == "rules" else ["model", "max_attempts", "seed"])}
-
-
-def load_backend(args):
-    """Function (captions as (line, text), rows so far, target) -> rows as they are finished, for args.backend."""
-    from utils.captions.enrichment import enrich_lines, hold_unanswered, map_in_threads, row_by_rules
-
-    if args.backend == "rules":
-        return lambda lines, done, target: (row_by_rules(*line, target) for line in lines if line[0] not in done)
+def load_model(args):
+    """Who answers the questions; None for --backend rules."""
     if args.backend == "api":
         from utils.models.chat_client import ChatClient
 
-        model, chunk_size = ChatClient(args.api_base, args.model, args.timeout, args.retries, args.seed), 1
-    else:
-        print(f"Loading {args.model}", flush=True)
+        return ChatClient(args.api_base, args.model, args.timeout, args.retries)
+    if args.backend == "transformers":
         from utils.models.language_models import LocalModel
 
-        model, chunk_size = LocalModel(args.model, args.device), args.batch_size
-
-    def enrich(lines, done, target):
-        # A batch is asked whole again when one of its lines is missing: its answers may depend on its company.
-        chunks = [lines[start:start + chunk_size] for start in range(0, len(lines), chunk_size)]
-        chunks = [chunk for chunk in chunks if any(line not in done for line, _ in chunk)]
-        work = functools.partial(enrich_lines, ask=model.ask, target=target, max_attempts=args.max_attempts,
-                                 seed=args.seed)
-        results = map_in_threads(work, chunks, args.num_parallel) if args.backend == "api" else map(work, chunks)
-        return hold_unanswered(row for rows in results for row in rows if row["line"] not in done)
-
-    return enrich
-
-
-def enrich_file(file, enrich, target, name):
-    """Enrich what is missing in an EnrichedFile, each caption into its journal as it is finished."""
-    from tqdm import tqdm
-
-    lines = list(enumerate(file.captions, 1))
-    rows = enrich(lines, dict(file.rows), target)
-    progress = tqdm(rows, total=len(lines), initial=len(file.rows), desc=name, unit="caption")
-    counts = collections.Counter(row["outcome"] for row in file.rows.values())
-    for row in progress:
-        file.append(row)
-        counts[row["outcome"]] += 1
-        progress.set_postfix(counts, refresh=False)
+        print(f"Loading {args.model}", flush=True)
+        return LocalModel(args.model, args.device)
+    return None
 
 
 def format_counts(rows):
@@ -186,60 +145,66 @@ def format_counts(rows):
 
 def write_report(path, reported):
     """One JSON line per (split, row) whose caption was not accepted at first."""
-    from utils.captions.enrichment import ACCEPTED
-
     with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
         for split, row in reported:
-            if row["outcome"] != ACCEPTED:
+            if row["outcome"] != "accepted":
                 stream.write(files.to_json({"split": split, **row}))
 
 
-def enrich_splits(args, enriched, target):
-    """Enriches what is missing in {split: EnrichedFile}, and writes the lists."""
-    backend = None
-    for split, file in enriched.items():
-        if file.is_finished:
-            file.check()
-            print(f"{file.path} is finished; --overwrite would enrich the captions anew")
-            continue
-        if len(file.rows) < len(file.captions):
-            backend = backend or load_backend(args)
-            enrich_file(file, backend, target, split)
-        file.write()
-
-
-def report(args, enriched):
-    """Writes the reports of {split: EnrichedFile} and prints what came about."""
-    rows = {split: [file.rows[line] for line in sorted(file.rows)] for split, file in enriched.items()}
-    for split, file in enriched.items():
-        write_report(file.default_report, [(split, row) for row in rows[split]])
-        print(f"{split}: {len(rows[split])} captions carry {args.phrase!r}: {format_counts(rows[split])}")
-    if args.report:
-        write_report(args.report, [(split, row) for split in enriched for row in rows[split]])
-    no_answer = sum(row["outcome"] == "no answer" for split in enriched for row in rows[split])
-    if no_answer:
-        errors.warn(f"{no_answer} captions got no answer from the server and were left to the rules; see the report")
-
-
 def main(args):
-    # Check captions, phrase and tokenizer.
+    from tqdm import tqdm
+
     from utils.captions.enriched_file import EnrichedFile, lock_enriched
-    from utils.captions.rules.enrichment_rules import Target
+    from utils.captions.enrichment import enrich_missing
+    from utils.captions.phrase import Target
     from utils.models.clip_tokens import load_token_counter
 
-    count_tokens, max_tokens = load_token_counter(args.tokenizer)
-    target = Target(GESTURES[args.gesture], args.phrase, count_tokens, max_tokens)
+    # Check phrase, captions, and what earlier runs have left
+    target = Target(GESTURES[args.gesture], args.phrase, *load_token_counter(args.tokenizer))
     if not target.fits(target.phrase):
-        raise errors.UserError(f"--phrase has {count_tokens(target.phrase)} tokens, more than the {max_tokens} that a "
-                            "text encoder takes; give a shorter one")
-    folders = {split: args.data_dir / args.gesture / split for split in SPLITS[args.split]}
+        raise errors.UserError(f"--phrase has {target.count_tokens(target.phrase)} tokens, more than the "
+                               f"{target.max_tokens} that a text encoder takes; give a shorter one")
+    names = ["gesture", "phrase", "backend", "tokenizer"]
+    names += [] if args.backend == "rules" else ["model", "max_attempts", "seed"]
+    settings = {name: getattr(args, name) for name in names}
     with contextlib.ExitStack() as stack:
-        for folder in folders.values():
+        enriched = {}  # by split
+        for split in SPLITS[args.split]:
+            folder = args.data_dir / args.gesture / split
             stack.enter_context(lock_enriched(folder, args.captioner))
-        enriched = {split: EnrichedFile(folder, args.captioner, list_settings(args), args.overwrite)
-                    for split, folder in folders.items()}
-        enrich_splits(args, enriched, target)
-        report(args, enriched)
+            enriched[split] = EnrichedFile(folder, args.captioner, settings, args.overwrite)
+
+        # Load the model, if there is anything to ask
+        model = load_model(args) if any(file.is_lacking for file in enriched.values()) else None
+
+        # Enrich what is missing, each caption into its journal as it is finished; then write the lists
+        for split, file in enriched.items():
+            if file.is_finished:
+                file.check()
+                print(f"{file.path} is finished; --overwrite would enrich the captions anew")
+                continue
+            if file.is_lacking:
+                counts = collections.Counter(row["outcome"] for row in file.rows.values())
+                progress = tqdm(enrich_missing(file, model, target, args), total=len(file.captions),
+                                initial=len(file.rows), desc=split, unit="caption")
+                for row in progress:
+                    file.append(row)
+                    counts[row["outcome"]] += 1
+                    progress.set_postfix(counts, refresh=False)
+            file.write()
+
+        # Report
+        reported = []
+        for split, file in enriched.items():
+            rows = [file.rows[line] for line in sorted(file.rows)]
+            write_report(file.default_report, [(split, row) for row in rows])
+            print(f"{split}: {len(rows)} captions carry {args.phrase!r}: {format_counts(rows)}")
+            reported += [(split, row) for row in rows]
+        if args.report:
+            write_report(args.report, reported)
+        if no_answer := sum(row["outcome"] == "no answer" for _, row in reported):
+            errors.warn(f"{no_answer} captions got no answer from the server and were left to the rules; see the "
+                        "report")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def read_jobs(args):
 
 def list_settings(args, model, precision):
     """What the images depend on."""
-    names_file, prompts_file = map(files.read_file, (args.image_filenames_file, args.prompts_file))
+    names_file, prompts_file = args.image_filenames_file.read_bytes(), args.prompts_file.read_bytes()
     return {"base": args.base, "ckpt": str(args.ckpt), "mu": None if args.base else args.mu,
             "lists_sha256": sha256([names_file, b"\0", prompts_file]), "seed": args.seed,
             "num_inference_steps": args.num_inference_steps, "guidance_scale": args.guidance_scale,

@@ -86,7 +86,7 @@ def parse_args(argv=None):
 def list_settings(args, paths, captions, precision, sd):
     """What a run keeps from its first to its last step: flags, and digests of what some of them point to."""
     lines = "\n".join([*(path.name for path in paths), *captions])
-    feature = files.read_file(args.feature_npy_path) if args.feature_npy_path else b""
+    feature = args.feature_npy_path.read_bytes() if args.feature_npy_path else b""
     return {**vars(args), "precision": precision, "captions_sha256": sha256([lines.encode(errors="surrogatepass")]),
             "images_sha256": digest_files(paths), "feature_sha256": sha256([feature]) if feature else None,
             "base_model_sha256": digest_weights(sd.text_encoder, sd.unet, sd.vae)}

@@ -11,6 +11,7 @@ from pathlib import Path
 # Two busy OpenMP threads on two busy cores are far slower than one; set before torch is first imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "agg"  # as scripts that run in this process set it
 
 import huggingface_hub
 import pytest
@@ -79,3 +80,13 @@ def asked(monkeypatch):
 def run_script():
     """Function(args, **options of subprocess.run): `python <args>` in the repository root."""
     return scripts.run
+
+
+# Files that take longest, first: begun last, one of them would keep a single process busy while the others wait
+LONGEST = ("processes", "pipeline", "train", "captioners", "full_disk", "killed_training", "training_helps",
+           "cal_fid_kid", "image_generation", "feature_network")
+
+
+def pytest_collection_modifyitems(items):
+    order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))

@@ -12,8 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PR_SET_CHILD_SUBREAPER = 36
 ENVIRONMENT = dict(os.environ)  # as conftest.py leaves it
-# What nothing reads before a script asks for it. With another change of the environment Python starts anew.
-READ_LATE = {"PYTEST_CURRENT_TEST", "OPENAI_API_KEY", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+# What Python and libraries read as they start, by how it begins: for another value a script needs a new Python
+READ_EARLY = ("PYTHON", "LC_", "LANG", "HOME", "TMPDIR", "HF_", "XDG_", "TORCH_", "TRANSFORMERS_", "MPL", "OMP_")
 
 
 class ForkServer:
@@ -69,7 +69,7 @@ def start(args, cwd=ROOT, env=None, server=fork_server, **options):
     """
     command, env = [sys.executable, *map(str, args)], dict(os.environ if env is None else env)
     changed = {name for name, _ in env.items() ^ ENVIRONMENT.items()}
-    if server is fork_server and not changed <= READ_LATE:
+    if server is fork_server and any(name.startswith(READ_EARLY) for name in changed):
         return subprocess.Popen(command, cwd=cwd, env=env, **options)
     return Forked(command, server, cwd=cwd, env=env, **options)
 

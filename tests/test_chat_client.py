@@ -64,7 +64,7 @@ def test_the_first_question_is_greedy_and_a_repeat_brings_its_seed():
 def test_the_key_is_sent_and_appears_in_no_message(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY + "\n")
     found, [(_, headers, _)] = ask(lambda *_: answer(f"{GOOD} {KEY}"))
-    assert headers["Authorization"] == f"Bearer {KEY}" and KEY not in found.text
+    assert headers["authorization"] == f"Bearer {KEY}" and KEY not in found.text
     for code in (401, 403, 404, 418, 500):
         with pytest.raises((UserError, NoAnswerError)) as caught:
             ask(lambda *_: status(code, json.dumps({"error": {"message": f"bad key {KEY}"}})), retries=0)  # noqa: B023

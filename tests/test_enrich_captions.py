@@ -171,7 +171,7 @@ def test_answers_of_a_server_are_checked_asked_again_and_left_to_the_rules(enric
     with ChatServer(script) as server:
         result = enrich(*api(server, "--num_parallel", "3"), OPENAI_API_KEY=KEY)
         assert server.asked == {CAPTIONS[0]: 2, CAPTIONS[1]: 3, CAPTIONS[2][:-1]: 2, CAPTIONS[3]: 1}
-        assert all(headers["Authorization"] == f"Bearer {KEY}" for _, headers, _ in server.requests)
+        assert all(headers["authorization"] == f"Bearer {KEY}" for _, headers, _ in server.requests)
         assert server.most_in_flight > 1
     assert result.returncode == 0, result.stderr
     folder = data / "call" / "train"

@@ -7,6 +7,7 @@ import io
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,7 @@ from PIL import Image
 from utils.captions.enriched_file import EnrichedFile
 from utils.captions.rules.enrichment_rules import Target, enrich_by_rules, find_other_gesture, has_phrase_once
 from utils.data.annotations import read_gesturing_boxes
+from utils.data.folder_cache import Block, FolderCache
 from utils.data.gestures import GESTURES
 from utils.data.images import FORMATS, open_image, read_aligned, read_lines
 from utils.method.checkpoint import CheckpointFolder
@@ -133,3 +135,18 @@ def test_features(file, data, is_header, shape, kind):
     file.write_bytes(head + data if is_header else data)
     feature = own_error(load_feature, file)
     assert feature is None or feature.shape == (63,)
+
+
+@given(data=st.binary(max_size=300), places=st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=5))
+def test_caches(file, data, places, capsys):
+    file.write_bytes(b"x")
+    cache = FolderCache(file.parent / "cache", "kind", [file], {})
+    cache.add(0, Block({"a": np.arange(5.0)}))
+    cache.write()
+    written = bytearray(cache.file.read_bytes())
+    for place, value in places:
+        written[place % len(written)] = value
+    cache.file.write_bytes(written if places else data)
+    cache = FolderCache(file.parent / "cache", "kind", [file], {})
+    cache.read()
+    assert not cache.known or np.array_equal(cache.known[0].arrays["a"], np.arange(5.0))

@@ -331,20 +331,6 @@ def test_images_of_unknown_origin_are_not_taken_for_ours(job, tmp_path):
     assert read_images(tmp_path / "images").shape == (5, 32, 32, 3)
 
 
-@pytest.mark.parametrize(("names", "obstacle"), [
-    (NAMES, "d.png"), (NAMES, "generation.json"), ([*NAMES[:4], "call/e.jpg"], "call")])
-def test_what_is_in_the_way_is_named_before_an_image_is_lost(job, tmp_path, names, obstacle):
-    (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8")
-    folder = tmp_path / "images"
-    generate(job(num_images=2))
-    (folder / obstacle).unlink(missing_ok=True)
-    (folder / obstacle).touch() if obstacle == "call" else (folder / obstacle).mkdir()
-    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    for flags in ({}, {"overwrite": True}):
-        assert f"{folder / obstacle}: is no " in refusal(job(**flags))
-    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-
-
 def test_other_images_in_the_folder_are_mentioned(job, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "holiday.png")

@@ -254,7 +254,7 @@ def gradients(unet):
     return {"hidden": hidden.grad, **{name: weight.grad for name, weight in unet.named_parameters()}}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_a_compiled_u_net_has_the_same_gradients(mode, tiny_pipeline):
     plain, compiled = (stable_diffusion.load_stable_diffusion(tiny_pipeline).unet for _ in range(2))
@@ -264,7 +264,7 @@ def test_a_compiled_u_net_has_the_same_gradients(mode, tiny_pipeline):
         assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_compiled_u_net_learns_the_same(world, tmp_path):
     for flags in ([], ["--compile", "reduce-overhead"]):
         train.main(parse(world[1], "--batch_size", 4, "--embedding_steps", 1, "--finetune_steps", 3, "--output_dir",

@@ -7,12 +7,11 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import scripts
 from tests.miniature_hagrid import write_hagrid
 from tests.tiny_captioners import build_tiny_clip, build_tiny_vit_gpt2
 from utils.data.gestures import GESTURES
@@ -60,9 +59,10 @@ def walked(tmp_path_factory):
                     "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"),
                     "WATCH_LOG": str(folder / "watched")}
 
+    server = scripts.ForkServer(environment)
+
     def run(command):
-        result = subprocess.run([sys.executable, *map(str, command)], cwd=folder, env=environment, text=True,
-                                capture_output=True, timeout=300)
+        result = scripts.run(command, cwd=folder, env=environment, server=lambda: server)
         assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
         return result.stdout
 
@@ -81,8 +81,8 @@ def walked(tmp_path_factory):
 def test_every_stage_has_its_command_in_the_readme(walked):
     _, printed = walked
     captioners = {"BLIP2.py", "PaliGemma.py", "VitGpt2.py"}
-    scripts = {path.name for path in ROOT.glob("*.py")}
-    assert scripts - captioners == {name for name in printed if name.endswith(".py")} - captioners
+    files = {path.name for path in ROOT.glob("*.py")}
+    assert files - captioners == {name for name in printed if name.endswith(".py")} - captioners
     assert {"utils.hagrid", "utils.results_table", "VitGpt2.py"} <= printed.keys()
 
 
@@ -133,6 +133,6 @@ def test_nobody_is_called_and_nothing_is_written_outside_the_given_folders(walke
     assert [path.name for path in (folder / "tmp").iterdir() if not path.name.startswith("torchinductor_")] == []
 
 
-def test_the_readme_has_every_gesture_with_its_phrase():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name, row in GESTURES.items() if f"| `{name}` | {row.phrase} |" not in readme] == []
+def test_the_docs_have_every_gesture_with_its_phrase():
+    page = (ROOT / "docs" / "gestures.md").read_text(encoding="utf-8")
+    assert [name for name, row in GESTURES.items() if f"| `{name}` | {row.phrase} |" not in page] == []

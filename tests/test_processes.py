@@ -1,10 +1,8 @@
 """Runs of several processes: train.py and image_generation.py do the same, whatever their number."""
 
 import os
-import signal
 import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.conftest import ROOT
+from tests import scripts
 from tests.rendered_hands import add_useless_files, render_folder
 from tests.training_world import write_world
 from utils.system import processes
@@ -31,17 +29,27 @@ def world(tmp_path_factory, tiny_pipeline):
     return write_world(tmp_path_factory.mktemp("world"), tiny_pipeline, num_images=5)
 
 
-def launch(args, **options):
-    """Two processes of a script, as `accelerate launch --num_processes 2` starts them, on a free port."""
+def free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    command = [sys.executable, *map(str, [*LAUNCH, port, *args])]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+        return server.getsockname()[1]
 
 
-def finish(process):
-    output, errors = process.communicate(timeout=300)
-    return process.returncode, output, errors
+def begin(args):
+    """Two processes of a script, with the variables that launchers give them."""
+    group = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+             "MASTER_PORT": str(free_port())}
+    return [scripts.start(args, env={**group, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) for rank in range(2)]
+
+
+def finish(pair):
+    """(exit status of the first that failed, or 0; standard output and standard error of both)."""
+    outputs, errors = zip(*(process.communicate(timeout=300) for process in pair), strict=True)
+    return next((process.returncode for process in pair if process.returncode), 0), "".join(outputs), "".join(errors)
+
+
+def launch(args):
+    return finish(begin(args))
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +59,11 @@ def runs(world, tmp_path_factory, run_script):
     command = ["train.py", *world[1], *FLAGS, "--output_dir"]
     alone = run_script([*command, root / "one"])
     assert alone.returncode == 0, alone.stderr
-    status, *printed = finish(launch([*command, root / "two"]))
-    assert status == 0, printed
-    return {1: (root / "one" / "call", alone.stdout, alone.stderr), 2: (root / "two" / "call", *printed)}
+    # The launcher is itself a script, the two that it starts are fresh Pythons
+    two = run_script([*LAUNCH, free_port(), *command, root / "two"])
+    assert two.returncode == 0, two.stderr
+    return {number: (root / name / "call", run.stdout, run.stderr) for number, name, run in (
+        (1, "one", alone), (2, "two", two))}
 
 
 def load_residuals(folder):
@@ -89,22 +99,21 @@ def test_only_the_first_process_writes_and_talks(runs):
 def test_a_finished_run_is_left_alone_and_other_settings_are_refused_by_two(runs, world):
     command = ["train.py", *world[1], *FLAGS, "--output_dir", runs[2][0].parent]
     before = {path: path.stat().st_mtime_ns for path in runs[2][0].rglob("*")}
-    status, output, _ = finish(launch(command))
+    status, output, _ = launch(command)
     assert status == 0 and output.count("is finished, the model is in") == 1
-    status, _, errors = finish(launch([*command, "--Lambda", 0.5]))
+    status, _, errors = launch([*command, "--Lambda", 0.5])
     assert status == 1 and errors.count("error: ") == 1 and "Lambda: 0.7 there, 0.5 now" in errors
     assert {path: path.stat().st_mtime_ns for path in runs[2][0].rglob("*")} == before
 
 
 def test_what_two_have_begun_one_can_finish(runs, world, tmp_path, run_script):
     command = ["train.py", *world[1], *FLAGS, "--output_dir", tmp_path]
-    process = launch(command)
-    while process.poll() is None and not list(tmp_path.glob("call/checkpoints/step-*")):
+    pair = begin(command)
+    while pair[0].poll() is None and not list(tmp_path.glob("call/checkpoints/step-*")):
         time.sleep(0.005)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    for child in map(int, children):
-        os.kill(child, signal.SIGKILL)
-    status, output, _ = finish(process)
+    for process in pair:
+        process.kill()
+    status, output, _ = finish(pair)
     assert status != 0 and "finished: " not in output
     result = run_script(command)
     assert result.returncode == 0 and "going on from" in result.stdout
@@ -119,14 +128,14 @@ def test_two_processes_draw_the_images_of_one(runs, tmp_path, run_script):
                tmp_path / "prompts.txt", "--ckpt", runs[1][0] / "model", "--mu", 0.5, "--num_inference_steps", 3,
                "--device", "cpu", "--img_save_path"]
     alone = run_script([*command, tmp_path / "one"])
-    status, output, errors = finish(launch([*command, tmp_path / "two"]))
+    status, output, errors = launch([*command, tmp_path / "two"])
     assert alone.returncode == status == 0, errors
     assert output.replace(str(tmp_path / "two"), str(tmp_path / "one")) == alone.stdout
     for number in range(5):
         one, two = (np.asarray(Image.open(tmp_path / name / f"{number}.png"), int) for name in ("one", "two"))
         assert np.abs(one - two).max() <= 1
     (tmp_path / "two" / "3.png").unlink()
-    status, output, _ = finish(launch([*command, tmp_path / "two"]))
+    status, output, _ = launch([*command, tmp_path / "two"])
     assert status == 0 and "Drawing 1 images, 4 are already there" in output and (tmp_path / "two" / "3.png").exists()
 
 
@@ -137,7 +146,7 @@ def test_two_processes_measure_what_one_measures(tmp_path, run_script):
     command = ["cal_kid.py", "--real_images", tmp_path / "call", "--fake_images", tmp_path / "peace", "--features",
                "synthetic", "--device", "cpu", "--num_workers", 1, "--cache_dir", tmp_path / "cache", "--output"]
     alone = run_script([*command, tmp_path / "one.jsonl"])
-    status, output, errors = finish(launch([*command, tmp_path / "two.jsonl"]))
+    status, output, errors = launch([*command, tmp_path / "two.jsonl"])
     assert alone.returncode == status == 0, errors
     (one,), (two,) = (read_rows(tmp_path / f"{name}.jsonl") for name in ("one", "two"))
     assert one.pop("kid") == pytest.approx(two.pop("kid"), rel=1e-4)
@@ -156,9 +165,9 @@ def test_two_processes_end_their_group_and_tell_an_explosion_once(world, tmp_pat
         "    finally: open('-'.join(sys.argv[-1:] + [os.environ['RANK']]), 'w').write("
         "str(torch.distributed.is_initialized()))")
     for steps, wanted in ((0, 0), (1, 1)):  # finetune_steps and exit status
-        status, _, errors = finish(launch([script, *world[1], "--embedding_steps", 0, "--finetune_steps", steps,
+        status, _, errors = launch([script, *world[1], "--embedding_steps", 0, "--finetune_steps", steps,
                                            "--finetune_lr", 1e30, "--lr_warmup_steps", 0, "--output_dir",
-                                           tmp_path / str(steps)]))
+                                           tmp_path / str(steps)])
         is_grouped = [(tmp_path / f"{steps}-{rank}").read_text() for rank in range(2)]
         assert status == wanted and is_grouped == ["False", "False"], errors
         assert errors.count("error: ") == wanted and ("is not finite any more" in errors) == bool(wanted)

@@ -72,7 +72,7 @@ def test_a_split_made_with_other_settings_is_not_replaced(rendered, run_script):
 
 def test_a_test_split_made_otherwise_is_refused_before_anything_is_rendered(rendered, tmp_path):
     shutil.copytree(rendered / "call" / "test", tmp_path / "call" / "test")
-    with pytest.raises(UserError, match="call/test exists and was made otherwise"):
+    with pytest.raises(UserError, match="call/test was made with other settings .*count: 3 there, 200 now"):
         render_script.main(render_script.parse_args(["--gesture", "call", "--seed", "1", "--data_dir", str(tmp_path)]))
     assert not (tmp_path / "call" / "train").exists()
 

@@ -37,6 +37,7 @@ def draw(sd, prompts, seed=0):
     return np.stack([np.asarray(image) for image in sampling.to_pil(images)])
 
 
+@pytest.mark.thorough  # it draws many samples
 def test_the_command_makes_a_pipeline_that_diffusers_opens(tmp_path, run_script):
     args = ["-m", "utils.synthetic.tiny_stable_diffusion", "--work_dir", tmp_path / "work",
             "--output_dir", tmp_path / "tiny", "--num_images", "4", "--vae_steps", "2", "--decoder_steps",

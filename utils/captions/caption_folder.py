@@ -8,7 +8,6 @@ so that they are never seen half finished, and do not tell how often the run was
 import contextlib
 from pathlib import Path
 
-from utils.data.image_opening import open_images
 from utils.data.images import list_images, write_lines
 from utils.system import errors, files
 from utils.system.file_lock import lock_outputs
@@ -85,26 +84,16 @@ class CaptionFolder:
                                    "says how they were made; move them away, or add --overwrite")
         self.journal.check(settings)
 
-    def record(self, path):
-        """What is known of this very file; None for nothing."""
-        record = self.records.get(path.name)
-        return record if record and record["stamp"] == file_stamp(path) else None
-
     def unfinished(self):
-        """The paths that are still to be captioned; an image that could not be read is looked at again."""
-        records = {path: self.record(path) for path in self.paths}
-        failed = [path for path, record in records.items()
-                  if record and record.get("problem") not in (None, NO_CAPTION)]
-        with open_images(failed) as opened:
-            readable = {path for path, image in zip(failed, opened, strict=True)
-                        if not isinstance(image, errors.UserError)}
-        return [path for path, record in records.items() if record is None or path in readable]
+        """The paths of which nothing is known, or what is known is of another file of the name."""
+        records = [self.records.get(path.name, {"stamp": ()}) for path in self.paths]
+        return [path for path, record in zip(self.paths, records, strict=True) if record["stamp"] != file_stamp(path)]
 
     def append(self, settings, records):
         """Adds the records of a batch, which are on the disk afterwards.
 
-        The list goes first where an image that has taken the place of another one has a caption: a killed run would
-        leave the former one, as if nothing was to be done.
+        The list goes first where an image has taken the place of another one: a killed run would leave the former
+        caption, as if nothing was to be done.
         """
         if not self.journal.anew and any("caption" in record and record["name"] in self.records for record in records):
             self.captions_list.unlink(missing_ok=True)
@@ -122,7 +111,7 @@ class CaptionFolder:
             return False
         names = "".join(f"{name}\n" for name, _ in self.listed())
         with contextlib.suppress(FileNotFoundError):
-            return self.captions_list.exists() and files.read_file(self.names_list) == names.encode()
+            return self.captions_list.exists() and self.names_list.read_bytes() == names.encode()
         return False
 
     def write_lists(self):

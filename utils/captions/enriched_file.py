@@ -7,7 +7,7 @@ it when all are done, whole, in the order of the captions.
 from pathlib import Path
 
 from utils.captions.enrichment import check_coverage
-from utils.captions.rules.enrichment_rules import has_phrase_once
+from utils.captions.phrase import has_phrase_once
 from utils.data.images import read_aligned, read_lines, write_lines
 from utils.system import errors, files
 from utils.system.digests import sha256
@@ -48,8 +48,13 @@ class EnrichedFile:
         return {line: row} if is_valid else {}
 
     @property
+    def is_lacking(self):
+        """Whether captions have no row yet."""
+        return len(self.rows) < len(self.captions)
+
+    @property
     def is_finished(self):
-        return not self.journal.anew and self.path.exists() and len(self.rows) == len(self.captions)
+        return not self.journal.anew and self.path.exists() and not self.is_lacking
 
     def check(self):
         """UserError unless every line of the finished list carries the phrase."""

@@ -1,11 +1,11 @@
 """Captions rewritten by a language model: the prompt, who is asked again, the rules last."""
 
+import functools
 import hashlib
-import queue
-import threading
+from multiprocessing.pool import ThreadPool
 
-from utils.captions.answer_check import check_answer
-from utils.captions.rules.enrichment_rules import enrich_by_rules, has_phrase_once, to_one_line
+from utils.captions.phrase import has_phrase_once
+from utils.captions.rules import check_answer, enrich_by_rules, to_one_line
 from utils.models.questions import NoAnswerError, Question
 from utils.system.errors import UserError
 
@@ -30,9 +30,6 @@ def line_seed(seed, line, attempt):
     """A number below 2^31 for the given attempt at a line, so that no line depends on the others."""
     digest = hashlib.sha256(f"enrich:{seed}:{line}:{attempt}".encode()).digest()
     return int.from_bytes(digest[:4], "little") >> 1
-
-
-# Ask
 
 
 def make_row(line, caption, enriched, outcome, refused=(), **more):
@@ -78,38 +75,6 @@ def enrich_lines(lines, ask, target, max_attempts, seed):
     return [rows[line] for line, _ in lines]
 
 
-def map_in_threads(function, items, num_threads):
-    """Yields function(item) of every item as they are done; what `function` raises is raised here.
-
-    The threads end after their present item when the caller stops early, and with the process at the latest.
-    """
-    waiting, done, stop = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
-    for item in items:
-        waiting.put(item)
-    num_items = waiting.qsize()
-
-    def work():
-        while not stop.is_set():
-            try:
-                done.put((function(waiting.get_nowait()), None))
-            except queue.Empty:
-                return
-            except BaseException as error:  # handed over, whatever it is
-                stop.set()  # here already: the caller may be slow to, and no further item is to be asked for
-                done.put((None, error))
-
-    for _ in range(min(num_threads, num_items)):
-        threading.Thread(target=work, daemon=True).start()
-    try:
-        for _ in range(num_items):
-            result, error = done.get()
-            if error is not None:
-                raise error
-            yield result
-    finally:
-        stop.set()
-
-
 def hold_unanswered(rows):
     """Yields `rows`; those without an answer wait until a later one has one.
 
@@ -131,6 +96,22 @@ def hold_unanswered(rows):
         raise UserError(f"{len(held)} captions in a row got no answer, the last one because of {reason}; "
                         "what is finished is kept: look after the server and give the same command again")
     yield from held
+
+
+def enrich_missing(file, model, target, args):
+    """Yields rows for the captions of an EnrichedFile that it has none for, as they are finished."""
+    lines, done = list(enumerate(file.captions, 1)), set(file.rows)
+    if args.backend == "rules":
+        yield from (row_by_rules(*line, target) for line in lines if line[0] not in done)
+        return
+    # A batch is asked whole again when one of its lines is missing: its answers may depend on its company
+    size = args.batch_size if args.backend == "transformers" else 1
+    batches = [lines[start:start + size] for start in range(0, len(lines), size)]
+    batches = [batch for batch in batches if any(line not in done for line, _ in batch)]
+    ask = functools.partial(enrich_lines, ask=model.ask, target=target, max_attempts=args.max_attempts, seed=args.seed)
+    with ThreadPool(args.num_parallel) as pool:
+        results = pool.imap_unordered(ask, batches) if args.backend == "api" else map(ask, batches)
+        yield from hold_unanswered(row for rows in results for row in rows if row["line"] not in done)
 
 
 def check_coverage(captions, enriched, phrase, name):

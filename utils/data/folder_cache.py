@@ -7,9 +7,7 @@ Several processes may use one cache: each adds what it has computed to what the 
 """
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import re
 import sys
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.system.errors import first_line, one_line
+from utils.system.file_lock import lock_outputs
 from utils.system.files import atomic_path, to_json
 
 WRITE_SECONDS = 120.0  # of work that a killed process may lose
@@ -73,18 +72,6 @@ def unpack(file):
         blocks[name, key] = Block(rows, message)
         start += max(0, count)
     return blocks
-
-
-@contextlib.contextmanager
-def alone_in(folder):
-    """Context in which one process at a time is, of those that write to a folder, if its file system has locks."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 class FolderCache:
@@ -150,7 +137,7 @@ class FolderCache:
             return
         own = dict(self.keys)
         try:
-            with alone_in(self.file.parent):
+            with lock_outputs(self.file.parent, self.file.name, wait=True):
                 blocks = {(name, key): block for (name, key), block in self.load().items()
                           if own.get(name, key) == key and (self.folder / name).exists()}
                 arrays = pack(blocks | {self.keys[place]: block for place, block in self.known.items()})

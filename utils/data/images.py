@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.system.errors import UserError, warn
-from utils.system.files import atomic_path, read_file
+from utils.system.files import atomic_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: it starts ghostscript
@@ -183,7 +183,7 @@ def read_lines(path):
     UserError for a missing or empty file and, naming the line, for undecodable bytes, NUL and empty lines.
     """
     try:
-        data = read_file(path)
+        data = Path(path).read_bytes()
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1

@@ -8,7 +8,7 @@ from utils.system import processes
 from utils.system.errors import UserError
 from utils.system.process_pool import count_cores, end_with_parent
 
-MOST_WORKERS = 4  # decode more images than any model here takes
+MOST_WORKERS = 8  # decode and prepare as many images as any model here takes
 AHEAD = 4  # images that each of them holds ready
 FEW_IMAGES = 16  # are opened in this process, as fast as others would start
 

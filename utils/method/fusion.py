@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from utils.system.digests import sha256
 from utils.system.errors import UserError, first_line, warn
-from utils.system.files import atomic_path, read_file, read_object, write_json
+from utils.system.files import atomic_path, read_object, write_json
 
 FEATURE_DIM = 63  # 21 landmarks x (x, y, z)
 
@@ -205,7 +205,7 @@ def load_fusion(folder):
     for path in (config_path, weights_path):
         if not path.is_file():
             raise UserError(f"{path} is missing: give a model folder that train.py has finished")
-    config, data = read_object(config_path), read_file(weights_path)
+    config, data = read_object(config_path), weights_path.read_bytes()
     check_digest(config, "fusion_sha256", sha256([data]), weights_path)
     try:
         tensors = safetensors.torch.load(data)

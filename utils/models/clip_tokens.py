@@ -32,16 +32,7 @@ def load_token_counter(name=None):
     UserError if there is no CLIP tokenizer.
     """
     tokenizer = load_clip_tokenizer() if name is None else open_tokenizer(name)
-    check_max_length(name, tokenizer)
     return lambda text: len(tokenizer(text, verbose=False).input_ids), min(MAX_TOKENS, tokenizer.model_max_length)
-
-
-def check_max_length(name, tokenizer):
-    """UserError unless a tokenizer gives room for start, a word and end."""
-    length = tokenizer.model_max_length
-    if type(length) is not int or length < 3:
-        raise UserError(f"{name}: model_max_length of its tokenizer is {str(length)[:40]!r}, not a whole number from 3 "
-                        "on; fetch the tokenizer again")
 
 
 def check_vocabulary(name, tokenizer, known):

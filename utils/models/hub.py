@@ -7,7 +7,6 @@ the files of a folder say, the libraries that read them reach for nothing else.
 import contextlib
 import re
 from pathlib import Path
-from pickle import UnpicklingError
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -16,7 +15,6 @@ from huggingface_hub.utils import logging as hub_logging
 from utils.system.errors import UserError, first_line
 from utils.system.files import read_object
 
-MAX_LAYERS = 1000  # of one network; a loop over more would not end
 LOG_IN = "log in with `hf auth login` (or set HF_TOKEN)"
 # Some models of the hub have pickled weights only; transformers reads these with `weights_only`: nothing runs.
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
@@ -67,40 +65,23 @@ def fetch_transformers_folder(name, model_type):
 
 
 def read_config(path):
-    """The JSON object of a part's config. UserError unless it is one of a network that is loaded as it is.
-
-    Quantized weights are refused, and attention code that would have to come from the hub.
-    """
+    """The JSON object of a part's config. UserError if its weights, or those of a part of it, are quantized."""
     config = read_object(path)
-    for key, value in walk(config):
-        if key == "quantization_config" and value is not None:
-            raise UserError(f"{path}: its weights are quantized ({key}), which is not supported; give the model in "
-                            "full precision")
-        if key.lstrip("_").startswith("attn_implementation") and "/" in str(value):
-            raise UserError(f"{path}: {key} names code of the hub, which is never run; remove the entry")
-        if "layer" in key and isinstance(value, int) and value > MAX_LAYERS:
-            raise UserError(f"{path}: {key} cannot be more than {MAX_LAYERS:,}; fetch the model again")
+    if is_quantized(config):
+        raise UserError(f"{path}: its weights are quantized (quantization_config), which is not supported; give the "
+                        "model in full precision")
     return config
 
 
-def walk(config):
-    """Yields (key, value) of all that lies anywhere in a JSON object; an item of a list has the key of the list."""
-    todo = list(config.items())
-    while todo:
-        key, value = todo.pop()
-        yield key, value
-        if isinstance(value, dict):
-            todo += value.items()
-        elif isinstance(value, list):
-            todo += [(key, item) for item in value]
+def is_quantized(config):
+    return isinstance(config, dict) and (
+        config.get("quantization_config") is not None or any(map(is_quantized, config.values())))
 
 
 @contextlib.contextmanager
 def offline():
-    """Context in which the hub's client refuses every request, whoever makes it.
-
-    Given a folder, the libraries would still fetch what its files name: code for attention, the base of an adapter,
-    other weights instead of pickled ones.
+    """Context in which the hub's client refuses every request: libraries would fetch what the files of a folder name,
+    such as code for attention, the base of an adapter, other weights instead of pickled ones.
     """
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
@@ -117,9 +98,6 @@ def load_part(name, part, load, verb="load"):
             return load()
     except UserError:
         raise
-    except UnpicklingError as error:
-        raise UserError(f"{name}: the {part} holds more than weights in its pickle, so it is not loaded; "
-                        "fetch it again, as safetensors if there are any") from error
     except Exception as error:  # on foreign data the libraries raise almost anything
         from utils.system.device import is_out_of_memory  # here, because it needs torch
 

@@ -3,14 +3,14 @@
 Pictures are prepared with Pillow and NumPy, whether or not torchvision is there: same pixels everywhere.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import transformers
-from PIL import Image
 
-from utils.models.clip_tokens import check_max_length, check_vocabulary
+from utils.models.clip_tokens import check_vocabulary
 from utils.models.hub import WEIGHTS, load_model, load_part
 from utils.system.device import explain_out_of_memory, has_bf16, resolve_device
 from utils.system.digests import sha256
@@ -21,8 +21,6 @@ HASHED_PIECES, PIECE_BYTES = 1024, 1024  # of every file of weights
 # A longer image is cropped before CLIP's resize, which would blow up 30,000×1 pixels a thousandfold; its own crop
 # takes the middle square anyway.
 LONGEST_SIDE = 16  # times the shorter one
-# Decoding of the second attempt at an empty caption: sampled, and not ended before the third token.
-SAMPLING = {"do_sample": True, "num_beams": 1, "top_p": 0.9, "min_new_tokens": 3}
 
 
 def choose_dtype(name, device):
@@ -59,15 +57,8 @@ def quiet_transformers():
 
 # trust_remote_code: without a False transformers asks on the terminal whether to run the code of a folder.
 def load_image_processor(name, folder):
-    """The image processor of a folder. It is tried: an error of its own would be taken for one of every image."""
-    def load():
-        image_processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil",
-                                                                          trust_remote_code=False)
-        if to_pixels(image_processor, Image.new("RGB", (4, 2))).ndim != 3:
-            raise ValueError("it makes no picture of three channels")
-        return image_processor
-
-    return load_part(name, "image processor", load)
+    return load_part(name, "image processor", lambda: transformers.AutoImageProcessor.from_pretrained(
+        folder, backend="pil", trust_remote_code=False))
 
 
 def load_tokenizer(name, folder):
@@ -82,68 +73,38 @@ def to_pixels(image_processor, image):
                            return_tensors="pt").pixel_values[0]
 
 
-@dataclass
-class ImageTextModel:
-    """A captioner; what it offers is described in captions.caption_batches."""
-
-    name: str
-    model: transformers.PreTrainedModel
-    image_processor: object
-    tokenizer: object
-    prompt: dict  # of tensors (1, L): the prompt's tokens and masks; empty where the model needs none
-    decoding: dict
-    settings: dict
-
-    def prepare(self, image):
-        """Float32 (3, H, W) of a PIL image."""
-        return to_pixels(self.image_processor, image)
-
-    @torch.no_grad()
-    def generate(self, images, decoding):
-        def decode():
-            with explain_out_of_memory(f"--batch_size {len(images)} is too much for {self.model.device}; "
-                                       "give a smaller one: what is captioned stays"):
-                pixels = torch.stack(images).to(self.model.device, DTYPES[self.settings["dtype"]])
-                prompt = {name: tokens.to(pixels.device).repeat(len(images), 1) for name, tokens in self.prompt.items()}
-                tokens = self.model.generate(pixel_values=pixels, **prompt, **decoding)
-            length = prompt["input_ids"].shape[1] if prompt else 0
-            return self.tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)
-
-        return load_part(self.name, "model", decode, "work")
-
-    def caption(self, images):
-        """One text per image, with the published decoding."""
-        return self.generate(images, self.decoding)
-
-    def caption_again(self, image, seed):
-        """A text sampled with a seed."""
-        torch.manual_seed(seed)
-        return self.generate([image], {**self.decoding, **SAMPLING})[0]
+# Captioners
 
 
-def encode_prompt(name, folder, prompt):
-    """Tokens and masks (1, L) of a prompt after the place of one image."""
-    def encode():
-        processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-        inputs = processor(text=f"{processor.image_token}{prompt}", images=Image.new("RGB", (32, 32)),
-                           return_tensors="pt")
-        return {key: inputs[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
+def load_parts(captioner, folder, model_class):
+    """(model, image processor, tokenizer) of the folder of a captioner, on its device and in its dtype.
 
-    return load_part(name, "processor", encode)
-
-
-def load_captioner(captioner, name, folder, device, dtype):
-    """The ImageTextModel of a captions.Captioner, from `folder`. UserError for parts that do not load."""
+    UserError for parts that do not load.
+    """
     quiet_transformers()
-    device = resolve_device(device)
-    dtype = choose_dtype(dtype, device)
-    image_processor = load_image_processor(name, folder)
-    prompt = {} if captioner.prompt is None else encode_prompt(name, folder, captioner.prompt)
-    model = load_model(name, folder, "model", getattr(transformers, captioner.model_class), DTYPES[dtype])
-    return ImageTextModel(
-        name=name, model=model.to(device), image_processor=image_processor, tokenizer=load_tokenizer(name, folder),
-        prompt=prompt, decoding=captioner.decoding,
-        settings={"dtype": dtype, "weights_sha256": weights_digest(folder)})
+    model = load_model(str(folder), folder, "model", model_class, DTYPES[captioner.dtype]).to(captioner.device)
+    return model, load_image_processor(str(folder), folder), load_tokenizer(str(folder), folder)
+
+
+@torch.no_grad()
+def run_batch(captioner, images, decoding, seed=None):
+    """One text for each prepared image, with these arguments of `generate`."""
+    if seed is not None:
+        torch.manual_seed(seed)
+    with explain_out_of_memory(f"--batch_size {len(images)} is too much for {captioner.device}; give a smaller one: "
+                               "what is captioned stays"):
+        return captioner.caption(torch.stack(images).to(captioner.device, DTYPES[captioner.dtype]), **decoding)
+
+
+# CLIP
+
+
+def crop_to_pixels(image_processor, image):
+    """As to_pixels, of the middle of a very long image."""
+    length = LONGEST_SIDE * min(image.size)
+    left, top = (max(0, side - length) // 2 for side in image.size)
+    return to_pixels(image_processor, image.crop(
+        (left, top, left + min(length, image.width), top + min(length, image.height))))
 
 
 @dataclass
@@ -160,13 +121,10 @@ class Clip:
         """Tokens per text, the first and the last one included (77 for every released model)."""
         return min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
 
-    def prepare(self, image):
-        """Float32 (3, H, W) of a PIL image: resized, the middle square."""
-        length = LONGEST_SIDE * min(image.size)
-        if max(image.size) > length:
-            left, top = (max(0, side - length) // 2 for side in image.size)
-            image = image.crop((left, top, left + min(length, image.width), top + min(length, image.height)))
-        return to_pixels(self.image_processor, image)
+    @property
+    def prepare(self):
+        """Picklable function from a PIL image to float32 (3, H, W): resized, the middle square."""
+        return functools.partial(crop_to_pixels, self.image_processor)
 
     @torch.no_grad()
     def encode_images(self, images):
@@ -200,8 +158,5 @@ def load_clip(name, folder, device):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     model = load_model(name, folder, "model", transformers.CLIPModel, torch.float32)
     clip = Clip(name, model.to(device), load_image_processor(name, folder), load_tokenizer(name, folder))
-    check_max_length(name, clip.tokenizer)
     check_vocabulary(name, clip.tokenizer, model.config.text_config.vocab_size)
-    load_part(name, "tokenizer", lambda: clip.encode_texts(["a", "a hand"]), "work")
-    load_part(name, "model", lambda: clip.encode_images([clip.prepare(Image.new("RGB", (40, 30)))]), "work")
     return clip

@@ -1,11 +1,20 @@
-"""Questions to an instruction model on this machine, through transformers and its chat template.
+"""Questions to an instruction model on this machine, through transformers and its chat template."""
 
-torch is imported once a model has been found, so that a name that leads nowhere is refused in a second.
-"""
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.utils import logging
 
 from utils.models.hub import fetch_folder, load_model, load_part, read_model_config
 from utils.models.questions import Answer
-from utils.system.errors import UserError, first_line
+from utils.system.device import explain_out_of_memory, has_bf16, resolve_device
+from utils.system.errors import UserError
 
 TEMPERATURE, TOP_P = 0.6, 0.9  # of answers after the first; Llama 3's own
 MAX_NEW_TOKENS = 128
@@ -38,13 +47,6 @@ class LocalModel:
         """`device` as on the command line. UserError when the model cannot be had, lacks weights or a chat template."""
         folder = fetch_folder(name, CONFIG_FILES, WANTED, ", or use --backend api or rules")
         read_model_config(name, folder, WANTED)
-
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-        from transformers.utils import logging
-
-        from utils.system.device import has_bf16, resolve_device
-
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self.name, self.device = name, resolve_device(device)
@@ -63,8 +65,8 @@ class LocalModel:
         ends = model.generation_config.eos_token_id
         ends = self.tokenizer.eos_token_id if ends is None else ends
         self.ends = ends if isinstance(ends, list) else [ends]
-        if not self.ends or not all(type(end) is int and 0 <= end < len(self.tokenizer) for end in self.ends):
-            raise UserError(f"{name}: nothing says which token ends an answer (eos_token_id is {ends!r}); correct its "
+        if None in self.ends:
+            raise UserError(f"{name}: nothing says which token ends an answer (eos_token_id); correct its "
                             "generation_config.json, or give another model")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.ends[0])
@@ -74,35 +76,20 @@ class LocalModel:
 
     def ask(self, questions):
         """Answers to a batch of Questions."""
-        import torch
-        from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
-
-        from utils.system.device import explain_out_of_memory
-
-        texts = [self.apply_template(question.prompt) for question in questions]
-        inputs = load_part(self.name, "tokenizer", lambda: self.tokenizer(
-            texts, padding=True, add_special_tokens=False, return_tensors="pt"), "work").to(self.device)
+        chats = [[{"role": "user", "content": question.prompt}] for question in questions]
+        texts = load_part(self.name, "chat template", lambda: self.tokenizer.apply_chat_template(
+            chats, add_generation_prompt=True, tokenize=False), "work")
+        inputs = self.tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt").to(self.device)
         generators = [None if question.is_greedy else torch.Generator().manual_seed(question.seed)
                       for question in questions]
         processors = LogitsProcessorList([TemperatureLogitsWarper(TEMPERATURE), TopPLogitsWarper(TOP_P),
                                           GumbelNoise(generators)])
-        def generate():
-            with explain_out_of_memory(f"{self.name}: {len(questions)} captions at once are more than the memory of "
-                                       f"{self.device} holds; give a smaller --batch_size"):
-                return self.model.generate(
-                    input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, logits_processor=processors,
-                    generation_config=self.generation_config)
-
-        ids = load_part(self.name, "language model", generate, "work")  # (B, prompt and answer)
+        with explain_out_of_memory(f"{self.name}: {len(questions)} captions at once are more than the memory of "
+                                   f"{self.device} holds; give a smaller --batch_size"):
+            ids = self.model.generate(  # (B, prompt and answer)
+                input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, logits_processor=processors,
+                generation_config=self.generation_config)
         return [self.read_answer(row) for row in ids[:, inputs.input_ids.shape[1]:].tolist()]
-
-    def apply_template(self, prompt):
-        messages = [{"role": "user", "content": prompt}]
-        try:
-            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except Exception as error:  # templates are programs, with errors of their own
-            raise UserError(f"{self.name}: its chat template fails ({first_line(error)}); "
-                            "give another model") from error
 
     def read_answer(self, ids):
         end = next((i for i, token in enumerate(ids) if token in self.ends), None)

@@ -88,8 +88,10 @@ def is_rendered(args, split, settings):
     folder = args.data_dir / args.gesture / split
     if args.overwrite or not folder.exists():
         return False
-    if read_settings(folder) != settings:
-        raise errors.UserError(f"{folder} exists and was made otherwise; use --overwrite or another --data_dir")
+    remedy = "use --overwrite or another --data_dir"
+    if not (folder / "render.json").is_file():
+        raise errors.UserError(f"{folder} exists and was not rendered by this program; {remedy}")
+    files.refuse_differing(folder, files.read_object(folder / "render.json"), settings, remedy)
     print(f"{folder}: already rendered with these settings")
     return True
 
@@ -101,16 +103,8 @@ def render_split(args, split, settings):
     folder, count = args.data_dir / args.gesture / split, settings["count"]
     names, captions, annotations = [], [], {}
     stream = [SPLITS.index(split), *args.gesture.encode()]
-    scenes = render_scenes(
-        args.gesture,
-        count,
-        args.resolution,
-        args.seed,
-        stream,
-        args.malformed,
-        args.num_workers,
-        desc=f"rendering {split}",
-    )
+    scenes = render_scenes(args.gesture, count, args.resolution, args.seed, stream, args.malformed, args.num_workers,
+                           f"rendering {split}")
     with files.atomic_path(folder) as beside:
         for index, scene in enumerate(scenes):
             names.append(f"{args.gesture}_{split}_{index:05d}.jpg")
@@ -124,29 +118,17 @@ def render_split(args, split, settings):
     print(f"{folder}: {count} images")
 
 
-def read_settings(folder):
-    """The settings a split was rendered with, None if it was not rendered by this program."""
-    path = folder / "render.json"
-    return files.read_json(path) if path.is_file() else None
-
-
 def main(args):
     from utils.system.file_lock import lock_outputs
 
     with lock_outputs(args.data_dir / args.gesture):
         settings = {
-            split: {
-                "gesture": args.gesture,
-                "count": count,
-                "resolution": args.resolution,
-                "malformed": args.malformed,
-                "seed": args.seed,
-            }
+            split: {"gesture": args.gesture, "count": count, "resolution": args.resolution,
+                    "malformed": args.malformed, "seed": args.seed}
             for split, count in zip(SPLITS, (args.num_train, args.num_test), strict=True)
             if count
         }
-        missing = [split for split in settings if not is_rendered(args, split, settings[split])]
-        for split in missing:
+        for split in [split for split in settings if not is_rendered(args, split, settings[split])]:
             render_split(args, split, settings[split])
 
 

@@ -75,11 +75,6 @@ def atomic_path(path):
             remove(former)
 
 
-def read_file(path):
-    """The bytes of a file."""
-    return Path(path).read_bytes()
-
-
 def to_json(obj, indent=None):
     """JSON bytes; paths as text, NumPy numbers and arrays as theirs. Undecodable file names survive."""
     def plain(value):
@@ -98,7 +93,7 @@ def write_json(path, obj):
 def read_json(path):
     """What `write_json` wrote. UserError if the file is damaged, OSError if there is none."""
     try:
-        return json.loads(read_file(path))
+        return json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); restore the file or delete it") from error
 
@@ -117,16 +112,14 @@ def write_settings(path, settings):
     write_json(path, {name: value for name, value in settings.items() if name != "debug"})
 
 
-def differing_settings(old, new):
-    """One text per setting that differs, as "Lambda: 0.7 there, 0.5 now"; `old` may come from read_json."""
+def refuse_differing(whose, old, new, remedy):
+    """UserError that names the settings which differ between what `whose` was made with, `old`, and `new`.
+
+    `old` may come from read_json. A difference reads as "Lambda: 0.7 there, 0.5 now".
+    """
     old, new = json.loads(to_json(old)), json.loads(to_json(new))
     pairs = {name: (old.get(name, "not set"), new.get(name, "not set")) for name in {**old, **new}}
-    return [f"{name}: {there} there, {now} now" for name, (there, now) in pairs.items() if there != now]
-
-
-def refuse_differing(whose, old, new, remedy):
-    """UserError that names the settings which differ between what `whose` was made with, `old`, and `new`."""
-    if differing := differing_settings(old, new):
+    if differing := [f"{name}: {there} there, {now} now" for name, (there, now) in pairs.items() if there != now]:
         raise UserError(f"{whose} was made with other settings ({'; '.join(differing)}); {remedy}")
 
 
@@ -150,7 +143,7 @@ def append_row(path, row):
 def read_rows(path):
     """The rows of a JSON lines file that `append_row` wrote. UserError naming the line that is damaged."""
     rows = []
-    for number, line in enumerate(read_file(path).splitlines(), 1):
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -22,7 +22,7 @@ class Journal:
         self.final, self.parse, self.anew = Path(path), parse, anew
         self.path = self.final.with_suffix(f".new{self.final.suffix}") if anew else self.final
         self.records, self.settings = {}, None  # None: there are none yet
-        data = files.read_file(self.path) if self.path.exists() else b""
+        data = self.path.read_bytes() if self.path.exists() else b""
         self.size = data.rfind(b"\n") + 1  # what follows was cut off while it was written
         for number, line in enumerate(data[:self.size].split(b"\n")[:-1], 1):
             try:

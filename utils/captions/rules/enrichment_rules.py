@@ -6,9 +6,8 @@ is English: a gesture named in another language stays beside the phrase.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 
+from utils.captions.phrase import phrase_pattern
 from utils.captions.rules.gesture_wording import WORDINGS
 from utils.captions.rules.gesture_words import DET, MAKE, MARK
 from utils.captions.rules.other_meanings import means_a_thing
@@ -19,7 +18,7 @@ from utils.captions.rules.wording_replacement import (
     remove_wording,
     replace_wording,
 )
-from utils.data.gestures import GESTURES, Gesture
+from utils.data.gestures import GESTURES
 
 LONGEST = 1000  # characters; far more than a text encoder takes, and what stands behind is cut off
 ABBREVIATIONS = {"mr", "mrs", "ms", "dr", "st", "jr", "sr", "vs", "no", "u.s", "e.g", "i.e"}
@@ -31,38 +30,12 @@ PASSIVE = re.compile(r"^(.{1,60}?) (?:is|are|was|were)(?: being)? (?:given|shown
 WHOLE_QUOTED = re.compile(
     r"(?:\"[^\"]*|'(?:[^']|(?<=\w)'(?=\w)|(?<=s)'(?= ))*|[“„][^“”]*|‘(?:[^‘’]|(?<=\w)’(?=\w))*|«[^«»]*|`[^`]*)"
     r"([\"'”’»`][.,!?]*)$")
-
-
-@dataclass(frozen=True)
-class Target:
-    """What an enriched caption must carry, and how many tokens it may have (start and end included)."""
-
-    gesture: Gesture
-    phrase: str
-    count_tokens: Callable[[str], int]
-    max_tokens: int
-
-    def fits(self, text):
-        return self.count_tokens(text) <= self.max_tokens
+TABLE_PHRASES = re.compile("|".join(phrase_pattern(g.phrase).pattern for g in GESTURES.values()), re.IGNORECASE)
 
 
 def to_one_line(text):
     """`text` with every run of spaces and line breaks, of any alphabet, as one space; gestures are not quoted."""
     return QUOTED.sub(r"\1\2", " ".join(text.replace(MARK, " ").split()))
-
-
-def phrase_pattern(phrase):
-    """`phrase` in any capitals as whole words; an "s" behind it belongs to it."""
-    return re.compile(rf"(?<!\w){re.escape(phrase)}s?(?!\w)", re.IGNORECASE)
-
-
-TABLE_PHRASES = re.compile("|".join(phrase_pattern(g.phrase).pattern for g in GESTURES.values()), re.IGNORECASE)
-
-
-def has_phrase_once(text, phrase):
-    """Whether `phrase` stands in `text` exactly so, as whole words, and no second time in other capitals."""
-    found = phrase_pattern(phrase).findall(text)
-    return found == [phrase] and text.count(phrase) == 1
 
 
 # Find

@@ -2,13 +2,12 @@
 
 import re
 
+from utils.captions.phrase import has_phrase_once, phrase_pattern
 from utils.captions.rules.enrichment_rules import (
     WHOLE_QUOTED,
     enrich_by_rules,
     find_other_gesture,
     find_wording,
-    has_phrase_once,
-    phrase_pattern,
     to_one_line,
 )
 from utils.captions.rules.gesture_words import ALL_FORMS, DET, HANDS, MAKE, OWNER
