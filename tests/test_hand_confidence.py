@@ -267,12 +267,6 @@ def test_the_protocol_sets_what_no_flag_sets(tmp_path):
     assert detection("--max_num_hands", "1", "--protocol", "hand1000") == (1, 0)
 
 
-def test_empty_folder_fails_in_one_line(tmp_path, run_script):
-    result = run_script(["hand_confidence.py", "--image_folder", tmp_path])
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"error: {tmp_path}: no images in this folder") and result.stderr.count("\n") == 1
-
-
 def test_folder_of_unreadable_images_fails_in_one_line(tmp_path, run_script):
     (tmp_path / "a.png").write_text("no image")
     rows = tmp_path / "rows.jsonl"
