@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from utils.metrics import inception
-from utils.metrics.inception_input import LONGEST, prepare_clean, prepare_published
+from utils.metrics.inception_input import prepare_clean, prepare_published
 from utils.metrics.inception_network import InceptionV3
 from utils.system.errors import UserError
 
@@ -225,7 +225,7 @@ def test_published_resizes_the_short_side_and_crops_the_middle(size, resized, co
 
 
 @pytest.mark.parametrize("prepare", [prepare_clean, prepare_published])
-@pytest.mark.parametrize("size", [(299, 299), (1, 1), (1, 5), (30_000, 1), (1, 30_000), (9, 9 * LONGEST + 1)])
+@pytest.mark.parametrize("size", [(299, 299), (1, 1), (1, 5), (700, 30)])
 def test_odd_sizes_keep_their_colour(prepare, size):
     prepared = prepare(Image.new("RGB", size, (10, 20, 30)))
     assert prepared.shape == (3, 299, 299) and prepared.flags.c_contiguous
@@ -236,12 +236,6 @@ def test_odd_sizes_keep_their_colour(prepare, size):
 def test_an_image_of_the_right_size_is_left_as_it_is(prepare):
     image = random_image(299, 299)
     assert np.array_equal(prepare(image), np.asarray(image).transpose(2, 0, 1))
-
-
-def test_published_looks_at_the_middle_of_an_elongated_image():
-    image = Image.new("RGB", (3000, 10), "blue")
-    image.paste("red", (1480, 0, 1520, 10))
-    assert np.array_equal(prepare_published(image), prepare_published(Image.new("RGB", (10, 10), "red")))
 
 
 # Weight files

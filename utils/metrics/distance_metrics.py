@@ -10,11 +10,9 @@ from utils.metrics.distances import KernelComparison, frechet_distance
 
 
 class FeatureDistance(Metric):
-    """Two growing samples of features; `compute` of the subclasses returns their distance.
+    """Two growing samples of features, in fp32 unless set_dtype says otherwise; `compute` returns their distance.
 
-    torchmetrics gathers the samples of several processes. They are kept flat, in the metric's dtype (fp32 unless
-    set_dtype says otherwise), with their width beside them, because a process that has seen no image can then take
-    part in it.
+    torchmetrics gathers the samples of several processes.
     """
 
     is_differentiable = False
@@ -23,42 +21,31 @@ class FeatureDistance(Metric):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        for sample in ("real", "fake"):
-            self.add_state(f"{sample}_features", [], dist_reduce_fx="cat")
-            self.add_state(f"{sample}_images", [], dist_reduce_fx="cat")
-        self.add_state("width", torch.tensor(0), dist_reduce_fx="max")
+        for state in ("real_features", "real_images", "fake_features", "fake_images"):
+            self.add_state(state, [], dist_reduce_fx="cat")
 
     def update(self, features, real, images=None):
-        """Adds `features` (n, d) of real images or, with real=False, of generated ones.
+        """Adds `features` (n, d) of real images or, with real=False, of generated ones; n may be 0.
 
         `images`: the number of the image that each row is of, (n,), for all rows or for none. Rows of one image, as of
         two hands, are alike; and rows are sorted by it, so that it does not matter which process has seen them.
         """
-        features = torch.as_tensor(features, device=self.device, dtype=self.dtype)
-        width = int(self.width)
-        if features.ndim != 2 or not features.shape[1]:
-            raise ValueError(f"features must have the shape (images, width), not {tuple(features.shape)}")
-        if width and features.shape[1] != width:
-            raise ValueError(f"features of different widths: {width} and {features.shape[1]}")
-        self.width.fill_(features.shape[1])
-        images = [] if images is None else images
-        (self.real_features if real else self.fake_features).append(features.flatten())
-        (self.real_images if real else self.fake_images).append(
-            torch.as_tensor(images, device=self.device, dtype=torch.int64))
+        name = "real" if real else "fake"
+        getattr(self, f"{name}_features").append(torch.as_tensor(features, device=self.device, dtype=self.dtype))
+        if images is not None:
+            getattr(self, f"{name}_images").append(torch.as_tensor(images, device=self.device, dtype=torch.int64))
 
     def samples(self):
         """[(features (n, d), images (n,) or None)] of the real and of the fake sample, on the CPU."""
         samples = []
-        for states in ((self.real_features, self.real_images), (self.fake_features, self.fake_images)):
-            features, images = (dim_zero_cat(state).cpu() if len(state) else torch.empty(0) for state in states)
-            features = features.reshape(-1, max(1, int(self.width)))
-            if not len(images):
-                samples.append((features, None))
-                continue
-            if len(images) != len(features):
-                raise ValueError(f"{len(images)} numbers of images for {len(features)} rows of features")
-            order = images.argsort(stable=True)
-            samples.append((features[order], images[order]))
+        for features, images in ((self.real_features, self.real_images), (self.fake_features, self.fake_images)):
+            features, images = dim_zero_cat(features).cpu(), dim_zero_cat(images).cpu() if len(images) else None
+            if images is not None:
+                if len(images) != len(features):
+                    raise ValueError(f"{len(images)} numbers of images for {len(features)} rows of features")
+                order = images.argsort(stable=True)
+                features, images = features[order], images[order]
+            samples.append((features, images))
         return samples
 
     def gathered(self):
