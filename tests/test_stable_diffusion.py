@@ -62,7 +62,7 @@ def generators(indices):
 def sample(sd, indices, prompts=PROMPTS, scheduler="ddim", guidance_scale=3.0, num_inference_steps=5):
     prompt_embeds = encode_prompts(sd, [prompts[i % len(prompts)] for i in indices], "cpu")
     return sample_images(sd, build_sampler(sd, scheduler), prompt_embeds, encode_prompts(sd, [""], "cpu"),
-                         generators(indices), 32, 32, num_inference_steps, guidance_scale)
+                         generators(indices), 32, num_inference_steps, guidance_scale)
 
 
 # Load
@@ -172,7 +172,7 @@ BAD_CONFIGS = [  # file, the whole of it or what changes in it, what the message
     ("model_index.json", {"unet": ["diffusers", 5]}, "the unet is missing"),
     *((f"{part}/config.json", "x", f"{part}/config.json") for part in ("text_encoder", "vae", "unet")),
     *((f"{part}/config.json", QUANTIZED, "quantized") for part in ("text_encoder", "unet")),
-    ("text_encoder/config.json", {"attn_implementation": "kernels-community/flash-attn"}, "code of the hub"),
+    ("text_encoder/config.json", {"_attn_implementation": "owner/kernel"}, "the text_encoder does not load"),
     ("text_encoder/config.json", {"num_attention_heads": 0}, "the text_encoder does not load"),
     ("vae/config.json", {"act_fn": None}, "the vae does not load"),
     ("unet/config.json", {"attention_head_dim": 0}, "the unet does not load"),
@@ -350,7 +350,7 @@ def test_guidance_0_ignores_the_prompt_and_1_is_the_conditional_model(sd):
 
 def test_bf16_autocast_comes_close_to_fp32(sd):
     embeds, negative = encode_prompts(sd, PROMPTS[:1], "cpu"), encode_prompts(sd, [""], "cpu")
-    images = [sample_images(sd, build_sampler(sd), embeds, negative, generators([0]), 32, 32, 5, 3.0, dtype)
+    images = [sample_images(sd, build_sampler(sd), embeds, negative, generators([0]), 32, 5, 3.0, dtype)
               for dtype in (torch.float32, torch.bfloat16)]
     assert 0 < (images[0] - images[1]).abs().max() < 0.05
 
