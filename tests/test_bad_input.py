@@ -451,13 +451,8 @@ def test_nothing_is_unpickled_no_code_is_fetched_and_few_modules_ask_the_network
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
-<<<<<<< HEAD
-                if any(name.partition(".")[0] in network and name != "urllib.parse" for name in names):
-                    users.add(path.name)
-=======
                 asks = any(name.partition(".")[0] in network and name != "urllib.parse" for name in names)
                 users |= {path.name} if asks else set()
->>>>>>> main
             if not isinstance(node, ast.Call):
                 continue
             name = ast.unparse(node.func)
