@@ -106,8 +106,7 @@ def test_killed_run_goes_on_in_a_shuffled_file_system_and_ends_with_the_same_byt
     shutil.copytree(tmp_path / "killed", tmp_path / "undisturbed")
     folder = tmp_path / "killed" / "call" / "train"
     journal = folder / "VitGpt2_captions.jsonl"
-    with subprocess.Popen([sys.executable, *map(str, args), tmp_path / "killed"], cwd=ROOT, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL) as process:
+    with scripts.start([*args, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 3):
             time.sleep(0.002)
         process.kill()
