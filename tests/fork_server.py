@@ -14,8 +14,8 @@ import sys
 import types
 
 PRELOADED = """
-accelerate cv2 mediapipe numpy peft PIL.Image safetensors.torch scipy.stats scipy.spatial.transform torch.distributed
-torch.utils.data torch._inductor.cudagraph_trees torchmetrics diffusers.StableDiffusionPipeline
+accelerate cv2 mediapipe numpy openai peft PIL.Image safetensors.torch scipy.stats scipy.spatial.transform
+torch.distributed torch.utils.data torch._inductor.cudagraph_trees torchmetrics diffusers.StableDiffusionPipeline
 diffusers.DPMSolverMultistepScheduler diffusers.UniPCMultistepScheduler transformers.AutoModelForCausalLM
 transformers.AutoProcessor transformers.CLIPModel transformers.CLIPProcessor transformers.CLIPTokenizer
 transformers.VisionEncoderDecoderModel transformers.ViTImageProcessor transformers.Blip2ForConditionalGeneration

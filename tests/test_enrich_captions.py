@@ -4,19 +4,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 import enrich_captions
+from tests import scripts
 from tests.chat_models import build_babbling_model
 from tests.chat_server import ChatServer, answer, stall, status
 from utils.captions.enriched_file import EnrichedFile, lock_enriched
 from utils.system.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 PHRASE = "making phone call hand gesture"
 CAPTIONS = ["a man in a hat", "a girl giving the peace sign", "a café, with ñandú.", f"a woman {PHRASE}"]
 BY_RULES = [f"a man in a hat {PHRASE}", f"a girl {PHRASE}", f"a café, with ñandú {PHRASE}.", f"a woman {PHRASE}"]
@@ -177,9 +175,9 @@ def test_a_run_killed_at_the_server_goes_on_where_it_was(enrich, data, tmp_path)
     write_captions(data, captions)
     journal, finished = data / "call/train/BLIP2_enriched.jsonl", data / "call/train/BLIP2_enriched.txt"
     with ChatServer(lambda caption, n: well_behaved(caption, n) if len(server.asked) <= 12 else stall(60)) as server:
-        command = [sys.executable, "enrich_captions.py", "--gesture", "call", "--data_dir", data, "--split", "train",
+        command = ["enrich_captions.py", "--gesture", "call", "--data_dir", data, "--split", "train",
                    *api(server, "--num_parallel", "2")]
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        process = scripts.start(command, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 60
         while (not journal.exists() or len(journal.read_bytes().splitlines()) < 13) and time.monotonic() < end:
             time.sleep(0.02)
@@ -237,9 +235,9 @@ def test_a_single_caption_without_an_answer_is_left_to_the_rules(data, refused, 
 
 def test_ctrl_c_ends_a_run_that_waits_for_a_server(data):
     with ChatServer(lambda *_: stall(180)) as server:
-        command = [sys.executable, "enrich_captions.py", "--gesture", "call", "--data_dir", data, "--split", "train",
+        command = ["enrich_captions.py", "--gesture", "call", "--data_dir", data, "--split", "train",
                    *api(server)]
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        process = scripts.start(command, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + 60
         while not server.requests and time.monotonic() < end:
             time.sleep(0.02)
