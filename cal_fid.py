@@ -8,31 +8,50 @@ detection rate. FID falls with the number of images: compare at equal numbers, a
 such bias. Appends one JSON row to --output.
 """
 
-from utils.metrics import evaluation
-from utils.system import cli, script
+from utils.metrics import comparison_flags
+from utils.system import cli, processes, script
 
 HAND_CROPS = {"clean": "hand", "hand1000": "union"}  # the published FID-H takes one box around all hands
 
 
 def parse_args(argv=None):
     parser = cli.ArgumentParser(__doc__)
-    evaluation.add_flags(parser)
+    comparison_flags.add_flags(parser)
     args = parser.parse_args(argv)
-    evaluation.check_args(parser, args)
+    comparison_flags.check_args(parser, args)
     return args
 
 
 def main(args):
+    from utils.metrics import evaluation
+    from utils.metrics.comparison_report import Numbers, Report, format_number
+    from utils.metrics.distance_metrics import FrechetDistance
     from utils.metrics.distances import frechet_distance
+    from utils.system.device import resolve_device
 
-    def headline(real, fake):
-        return frechet_distance(real.features, fake.features)
+    # Open the folders, then the network
+    processes.join(args.device)
+    device = resolve_device(args.device)
+    real, *fakes = evaluation.open_folders(args)
+    extractor = evaluation.load_extractor(args)
 
-    evaluation.compare_folders(args, evaluation.Distance(
-        "fid", "FID", HAND_CROPS, is_biased=True, headline=headline,
-        measure=lambda real, fake: {"": headline(real, fake)},
-        describe=lambda values: evaluation.format_number(values[""]),
-    ))
+    # Hands, then features, of all folders; several processes share the images
+    hand_crop, regions = HAND_CROPS[args.protocol], comparison_flags.chosen_regions(args)
+    evaluation.read_folders([real, *fakes], regions, hand_crop, extractor, device, args)
+
+    # Distances, for which torchmetrics gathers what each process has
+    report = Report("FID", args, real, extractor, hand_crop, is_biased=True)
+    for fake in fakes:
+        numbers = {}
+        for region in evaluation.common_regions(real, fake):
+            distance = FrechetDistance().to(device)
+            evaluation.add_samples(distance, real, fake, region)
+            fid = distance.compute().item()
+            floor = evaluation.measure_floor(distance, args.seed, frechet_distance) if args.floor else None
+            numbers[region] = Numbers({"": fid}, format_number(fid), floor)
+        report.write(fake, numbers)
+    report.end()
+    processes.leave()
 
 
 if __name__ == "__main__":

@@ -9,24 +9,24 @@ MediaPipe finds; images without one cannot enter it, so read it together with th
 to --output.
 """
 
-from utils.metrics import evaluation
-from utils.system import cli, script
+import functools
 
-HAND_CROPS = {"clean": "hand", "hand1000": "hand"}
-SUBSETS, RESAMPLES = 100, 1000
-PUBLISHED_SUBSETS, PUBLISHED_SUBSET_SIZE = 100, 1000
-LEAST_FOR_INTERVAL = 4  # resamples of two or three rows hold hardly anything but the same pair
+from utils.metrics import comparison_flags
+from utils.metrics.comparison_flags import RESAMPLES, SUBSETS
+from utils.system import cli, processes, script
+
+HAND_CROP = "hand"  # in both protocols
 
 
 def parse_args(argv=None):
     parser = cli.ArgumentParser(__doc__)
-    evaluation.add_flags(parser)
+    comparison_flags.add_flags(parser)
     parser.add_argument("--num_subsets", type=cli.int_between(1, 100_000),
                         help=f"random subsets, of half the images each, whose spread is given (default: {SUBSETS})")
     parser.add_argument("--num_resamples", type=cli.int_between(1, 100_000),
                         help=f"bootstrap samples behind the interval (default: {RESAMPLES})")
     args = parser.parse_args(argv)
-    evaluation.check_args(parser, args)
+    comparison_flags.check_args(parser, args)
     for name, default in (("num_subsets", SUBSETS), ("num_resamples", RESAMPLES)):
         if args.protocol == "clean" and getattr(args, name) is None:
             setattr(args, name, default)
@@ -35,57 +35,56 @@ def parse_args(argv=None):
     return args
 
 
-def measure_clean(real, fake, args):
-    """Full-sample unbiased estimate, its bootstrap interval over images, and the spread over subsets."""
-    from utils.metrics.distances import KernelComparison
-
-    compared = KernelComparison(real.features, fake.features, (real.image_index, fake.image_index))
-    values = {"": compared.distance()}
-    smaller = min(compared.count_images())
-    if smaller >= LEAST_FOR_INTERVAL:
-        values["_low"], values["_high"] = compared.interval(args.num_resamples, args.seed)
-    size = smaller // 2
-    if size >= 2:
-        _, values["_subset_std"] = compared.subsets(args.num_subsets, size, args.seed)
-        values["_subset_size"], values["_subset_unit"] = size, "images"
-    return values
-
-
-def measure_published(real, fake, args):
-    """Mean and spread of the biased estimate over 100 subsets of at most 1,000."""
-    from utils.metrics.distances import KernelComparison
-
-    compared = KernelComparison(real.features, fake.features)
-    size = min(len(compared.x), len(compared.y), PUBLISHED_SUBSET_SIZE)
-    mean, std = compared.subsets(PUBLISHED_SUBSETS, size, args.seed, unbiased=False)
-    return {"": mean, "_subset_std": std, "_subset_size": size, "_subset_unit": "rows"}
-
-
-def describe(values):
-    text = evaluation.format_number(values[""])
-    if "_low" in values:
-        text += f" [{evaluation.format_number(values['_low'])}, {evaluation.format_number(values['_high'])}]"
-    if "_subset_std" in values:
-        spread = evaluation.format_number(values["_subset_std"])
-        text += f" ({spread} std over subsets of {values['_subset_size']} {values['_subset_unit']})"
-    return text
-
-
 def main(args):
-    from utils.metrics.distances import kernel_distance
+    from utils.metrics import distances, evaluation
+    from utils.metrics.comparison_report import Numbers, Report, format_number
+    from utils.metrics.distance_metrics import KernelDistance
+    from utils.system.device import resolve_device
 
-    if args.protocol == "clean":
-        def headline(real, fake):
-            return kernel_distance(real.features, fake.features, groups=(real.image_index, fake.image_index))
-    else:
-        def headline(real, fake):
-            return measure_published(real, fake, args)[""]
+    # Open the folders, then the network
+    processes.join(args.device)
+    device = resolve_device(args.device)
+    real, *fakes = evaluation.open_folders(args)
+    extractor = evaluation.load_extractor(args)
 
-    measure = measure_clean if args.protocol == "clean" else measure_published
-    evaluation.compare_folders(args, evaluation.Distance(
-        "kid", "KID", HAND_CROPS, is_biased=args.protocol != "clean", headline=headline,
-        measure=lambda real, fake: measure(real, fake, args), describe=describe,
-    ))
+    # Hands, then features, of all folders; several processes share the images
+    regions = comparison_flags.chosen_regions(args)
+    evaluation.read_folders([real, *fakes], regions, HAND_CROP, extractor, device, args)
+
+    # Distances, for which torchmetrics gathers what each process has
+    is_published = args.protocol == "hand1000"
+    floor_of = distances.kernel_distance
+    if is_published:
+        floor_of = functools.partial(distances.published_kernel_distance, seed=args.seed)
+    report = Report("KID", args, real, extractor, HAND_CROP, is_biased=is_published)
+    for fake in fakes:
+        numbers = {}
+        for region in evaluation.common_regions(real, fake):
+            if is_published:  # mean and spread of the biased estimate over subsets
+                unit, size = "rows", distances.published_subset_size(real.num_rows[region], fake.num_rows[region])
+                settings = {"unbiased": False, "num_subsets": distances.PUBLISHED_SUBSETS, "subset_size": size}
+            else:  # the unbiased estimate from all rows, its interval over images, and the spread over subsets
+                unit, smaller = "images", min(real.num_images[region], fake.num_images[region])
+                size = smaller // 2
+                settings = {"num_resamples": args.num_resamples, "num_subsets": args.num_subsets, "subset_size": size}
+                settings = settings if smaller >= distances.LEAST_FOR_INTERVAL else {}
+            distance = KernelDistance(**settings, seed=args.seed).to(device)
+            evaluation.add_samples(distance, real, fake, region)
+            kid = distance.compute()
+
+            values = {"": kid.subset_mean if is_published else kid.distance}
+            text = format_number(values[""])
+            if kid.low is not None:
+                values |= {"_low": kid.low, "_high": kid.high}
+                text += f" [{format_number(kid.low)}, {format_number(kid.high)}]"
+            if kid.subset_std is not None:
+                values |= {"_subset_std": kid.subset_std, "_subset_size": size, "_subset_unit": unit}
+                text += f" ({format_number(kid.subset_std)} std over subsets of {size} {unit})"
+            floor = evaluation.measure_floor(distance, args.seed, floor_of) if args.floor else None
+            numbers[region] = Numbers(values, text, floor)
+        report.write(fake, numbers)
+    report.end()
+    processes.leave()
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def is_report(path):
         with open(path, "rb") as file:
             line = file.readline()
         return not line or {"split", "line", "outcome"} <= json.loads(line).keys()
-    except (ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError):
         return False
 
 

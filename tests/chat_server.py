@@ -5,7 +5,6 @@ import re
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -28,28 +27,6 @@ def status(code, body="{}", **headers):
     return lambda handler: handler.respond(code, body, {name.replace("_", "-"): v for name, v in headers.items()})
 
 
-def stream(text, is_whole=True):
-    """Server-sent events, one per word; without `is_whole` the connection ends after the second."""
-    def reply(handler):
-        words = re.findall(r"\S+\s*", text)
-        deltas = [{"role": "assistant"}, *({"content": word} for word in words)]
-        events = [json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}) for delta in deltas]
-        events = [*events, json.dumps({"choices": [], "usage": {}}), "[DONE]"] if is_whole else events[:2]
-        handler.send_response(200)
-        handler.send_header("Content-Type", "text/event-stream; charset=utf-8")
-        handler.end_headers()
-        for event in events:
-            handler.wfile.write(b": a comment\n\ndata: " + event.encode() + b"\n\n")
-            handler.wfile.flush()
-    return reply
-
-
-def truncated(text):
-    """Half of a response that says it is whole."""
-    body = json.dumps(completion(text))
-    return lambda handler: handler.respond(200, body[:len(body) // 2])
-
-
 def cut_off(text):
     """Half of a response, shorter than its Content-Length."""
     body = json.dumps(completion(text))
@@ -58,28 +35,6 @@ def cut_off(text):
 
 def stall(seconds):
     return lambda handler: handler.server.closing.wait(seconds)
-
-
-def drip(seconds):
-    """A space now and then, without an end."""
-    def reply(handler):
-        handler.send_response(200)
-        handler.end_headers()
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not handler.server.closing.wait(0.02):
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-    return reply
-
-
-def flood():
-    """A response of which there is no end."""
-    def reply(handler):
-        handler.send_response(200)
-        handler.end_headers()
-        while not handler.server.closing.is_set():
-            handler.wfile.write(b"x" * 65536)
-    return reply
 
 
 def reset():

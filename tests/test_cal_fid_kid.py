@@ -1,6 +1,5 @@
-"""cal_fid.py and cal_kid.py as a user runs them, and what utils/metrics/evaluation.py counts."""
+"""cal_fid.py and cal_kid.py as a user runs them and from Python, and what utils/metrics/evaluation.py counts."""
 
-import json
 
 import numpy as np
 import pytest
@@ -11,9 +10,12 @@ import cal_fid
 import cal_kid
 from tests.conftest import no_reader
 from tests.rendered_hands import add_useless_files, render_folder
+from utils.metrics import evaluation
+from utils.metrics.comparison_flags import ReadingSettings
+from utils.metrics.comparison_report import format_number
+from utils.metrics.distance_metrics import FrechetDistance
 from utils.metrics.distances import frechet_distance, kernel_distance
 from utils.metrics.evaluation import measure_floor, open_folder
-from utils.metrics.features import FeatureSet
 from utils.metrics.inception import load_inception
 from utils.system.errors import UserError
 from utils.system.files import read_rows
@@ -119,56 +121,80 @@ def test_the_row_is_saved_when_the_reader_of_the_numbers_has_gone(script, folder
     assert row["num_real"] == row["num_fake"] == 8
 
 
+@pytest.mark.parametrize(("script", "region"), [(cal_fid, "full"), (cal_kid, "hands")])
+def test_from_python_the_numbers_are_those_of_the_scripts(script, region, folders, tmp_path, capsys):
+    run_here(script, ["--real_images", folders / "call", "--fake_images", folders / "peace", "--region", region,
+                      "--features", "synthetic", "--output", tmp_path / "r.jsonl"])
+    printed, (row,) = capsys.readouterr().out, read_rows(tmp_path / "r.jsonl")
+    name = script.__name__.removeprefix("cal_")
+    key = name if region == "full" else f"{name}_h"
+    found = getattr(evaluation, name)(folders / "call", str(folders / "peace"), region=region, features="synthetic")
+    assert found == (row[key], row[f"{key}_num_real"], row[f"{key}_num_fake"], row.get(f"{key}_low"),
+                     row.get(f"{key}_high"))
+    assert format_number(found.value) in printed
+
+
+@pytest.mark.parametrize("settings", [{"features": "landmarks"}, {"region": "both"}, {"protocol": "hand1000"},
+                                      {"features": "none"}])
+def test_what_has_no_number_is_refused_from_python(settings, folders):
+    with pytest.raises(ValueError, match="landmarks|protocol|give one of"):
+        evaluation.fid(folders / "call", folders / "peace", **settings)
+
+
 # What it rests on
 
 
-def feature_set(rows, image_index):
-    return FeatureSet(np.asarray(rows, dtype=np.float32), np.asarray(image_index), [])
+def filled(real, real_images, fake, fake_images):
+    distance = FrechetDistance()
+    distance.update(np.float32(real), True, real_images)
+    distance.update(np.float32(fake), False, fake_images)
+    return distance
 
 
 def test_floor_compares_as_many_rows_of_different_images_everywhere():
-    rng = np.random.default_rng(0)
-    real = feature_set(rng.normal(size=(40, 3)), np.repeat(np.arange(20), 2))
-    fake = feature_set(rng.normal(3, 1, size=(9, 3)), [0, 1, 1, 2, 2, 3, 4, 5, 5])
-    seen = []
+    rng, seen = np.random.default_rng(0), []
+    distance = filled(rng.normal(size=(40, 3)), np.repeat(np.arange(20), 2), rng.normal(3, 1, size=(9, 3)),
+                      [0, 1, 1, 2, 2, 3, 4, 5, 5])
 
-    def distance(x, y):
+    def measure(x, y):
         seen.append((x, y))
-        return frechet_distance(x.features, y.features)
+        return frechet_distance(x, y)
 
-    floor = measure_floor(real, fake, 0, distance)
+    floor = measure_floor(distance, 0, measure)
     assert (floor["floor_n"], floor["floor_splits"], len(seen)) == (6, 10, 20)
+    (real, _), (fake, _) = distance.gathered()
+    place = {row.tobytes(): number // 2 for number, row in enumerate(real.numpy())}  # the image of a row
     for (first, second), (again, chosen) in zip(seen[::2], seen[1::2], strict=True):
-        assert [len(part.images) for part in (first, second, chosen)] == [6, 6, 6]
-        assert [len(part.features) for part in (first, second, chosen)] == [6, 6, 6]
-        assert first is again and not {*first.images} & {*second.images}
-    values = [distance(*pair) for pair in seen[::2]]
+        assert [len(part) for part in (first, second, chosen)] == [6, 6, 6] and first is again
+        assert len({place[row.tobytes()] for row in (*first, *second)}) == 12
+        assert all((row == fake.numpy()).all(1).any() for row in chosen)
+    values = [frechet_distance(*pair) for pair in seen[::2]]
     assert floor["floor"] == pytest.approx(np.mean(values)) and floor["floor_std"] == pytest.approx(np.std(values))
     assert floor["same_n"] > floor["floor"] and floor["same_n_std"] > 0
-    assert measure_floor(real, fake, 0, distance) == floor != measure_floor(real, fake, 1, distance)
+    assert measure_floor(distance, 0, measure) == floor != measure_floor(distance, 1, measure)
 
 
 def test_floor_of_the_unbiased_distance_is_about_zero():
-    rng = np.random.default_rng(0)
-    real = feature_set(rng.normal(size=(200, 8)), np.arange(200))
-    other = feature_set(rng.normal(0.5, 1, size=(200, 8)), np.arange(200))
-    floor = measure_floor(real, other, 0, lambda x, y: kernel_distance(x.features, y.features))
+    rng, images = np.random.default_rng(0), np.arange(200)
+    distance = filled(rng.normal(size=(200, 8)), images, rng.normal(0.5, 1, size=(200, 8)), images)
+    floor = measure_floor(distance, 0, kernel_distance)
     assert abs(floor["floor"]) < 2 * floor["floor_std"] < floor["same_n"]
 
 
 @pytest.mark.parametrize("num_real", [1, 3])
 def test_floor_of_too_few_images_is_missing(num_real):
-    few = feature_set(np.zeros((num_real, 2)), np.arange(num_real))
-    assert measure_floor(few, few, 0, frechet_distance) == {}
+    few = np.zeros((num_real, 2)), np.arange(num_real)
+    assert measure_floor(filled(*few, *few), 0, frechet_distance) == {}
 
 
 def test_num_images_draws_the_same_images_for_a_seed(folders):
     def names(seed):
-        return [path.name for path, _ in open_folder(folders / "call", "call", 4, seed).records]
+        settings = ReadingSettings(num_images=4, seed=seed)
+        return [path.name for path, _ in open_folder(folders / "call", "call", settings).records]
 
     assert names(0) == names(0) and len(set(names(0))) == 4
     assert len({tuple(names(seed)) for seed in range(6)}) > 1
-    assert len(open_folder(folders / "call", "call", 100, 0).records) == 8
+    assert len(open_folder(folders / "call", "call", ReadingSettings(num_images=100)).records) == 8
 
 
 def test_unequal_numbers_and_the_same_folder_are_warned_about(folders, capsys):
@@ -280,23 +306,6 @@ def test_wrong_flags_are_refused_before_anything_is_read(script, args, message, 
         script.parse_args(["--real_images", str(folders / "call"), "--fake_images", str(folders / "peace"), *args])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and error.count("\n") == 1
-
-
-def test_a_missing_folder_is_refused(folders, capsys):
-    for flag in ("--real_images", "--fake_images"):
-        args = ["--real_images", str(folders / "call"), "--fake_images", str(folders / "peace")]
-        args[args.index(flag) + 1] = str(folders / "none")
-        with pytest.raises(SystemExit):
-            cal_fid.parse_args(args)
-        assert f"{flag} " in capsys.readouterr().err
-
-
-def test_rows_are_json_without_surprises(folders, tmp_path):
-    run_here(cal_fid, ["--real_images", folders / "call", "--fake_images", folders / "more_call", "--features",
-                       "synthetic", "--region", "full", "--output", tmp_path / "r.jsonl"])
-    row = json.loads((tmp_path / "r.jsonl").read_text())
-    assert isinstance(row["fid"], float) and row["real_images"] == str(folders / "call")
-    assert row["num_real"] == row["num_fake"] == 8 and "fid_h" not in row
 
 
 @pytest.mark.parametrize("flag", ["--num_subsets", "--num_resamples"])

@@ -100,14 +100,13 @@ def test_script_in_batches_of_four_writes_what_the_model_says_of_each_image_alon
         f"{data}/call/test: 3 captions, 0 images left out (0 cannot be read, 0 without a caption)"]
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_killed_run_goes_on_in_a_shuffled_file_system_and_ends_with_the_same_bytes(name, tmp_path, models, run_script):
-    args = [f"{name}.py", "--gesture", "call", "--split", "train", "--model", models[name], "--batch_size", 2,
+def test_killed_run_goes_on_in_a_shuffled_file_system_and_ends_with_the_same_bytes(tmp_path, models, run_script):
+    args = ["VitGpt2.py", "--gesture", "call", "--split", "train", "--model", models["VitGpt2"], "--batch_size", 2,
             "--device", "cpu", "--data_dir"]
     write_pictures(tmp_path / "killed" / "call" / "train" / "images", NUM_PICTURES)
     shutil.copytree(tmp_path / "killed", tmp_path / "undisturbed")
     folder = tmp_path / "killed" / "call" / "train"
-    journal = folder / f"{name}_captions.jsonl"
+    journal = folder / "VitGpt2_captions.jsonl"
     with scripts.start([*args, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 3):
             time.sleep(0.002)
@@ -121,7 +120,7 @@ def test_killed_run_goes_on_in_a_shuffled_file_system_and_ends_with_the_same_byt
         assert result.stdout.splitlines()[-1] == (f"{tmp_path / root}/call/train: {NUM_PICTURES} captions, 0 images "
                                                   "left out (0 cannot be read, 0 without a caption)")
     for kind in ("filenames", "captions"):
-        there, here = (tmp_path / root / "call" / "train" / f"{name}_{kind}.txt" for root in ("killed", "undisturbed"))
+        there, here = (tmp_path / root / "call" / "train" / f"VitGpt2_{kind}.txt" for root in ("killed", "undisturbed"))
         assert there.read_bytes() == here.read_bytes() and there.read_bytes().count(b"\n") == NUM_PICTURES
 
 
@@ -186,13 +185,6 @@ def test_a_picture_three_pixels_high_is_not_taken_for_channels(models):
     model = load("BLIP2", models["BLIP2"])
     pixels = model.prepare(Image.new("RGB", (300, 3), "red"))
     assert pixels.shape == (3, 32, 32) and pixels[0].mean() > 1 > -1 > pixels[1].mean()
-
-
-def test_weights_of_a_retrained_model_have_another_digest(models, tmp_path):
-    other = tiny_captioners.build_tiny_vit_gpt2(tmp_path / "other", seed=1)
-    copy = shutil.copytree(models["VitGpt2"], tmp_path / "copy")
-    digests = [weights_digest(folder) for folder in (models["VitGpt2"], other, copy)]
-    assert digests[0] == digests[2] != digests[1]
 
 
 def test_weights_trained_again_anywhere_in_a_large_file_change_its_digest(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -65,19 +64,20 @@ def well_behaved(caption, number):
     return answer(f"{caption.removesuffix(' giving the peace sign').removesuffix(' ' + PHRASE)} {PHRASE}")
 
 
-def run_rules(data, *flags):
-    """The script in this process, by rules, on the training captions of `data`."""
+def run_here(data, *flags):
+    """The script in this process, on the training captions of `data`."""
     enrich_captions.main(enrich_captions.parse_args([
-        "--gesture", "call", "--data_dir", str(data), "--split", "train", "--backend", "rules", *map(str, flags)]))
+        "--gesture", "call", "--data_dir", str(data), "--split", "train", *map(str, flags)]))
 
 
-LISTS = [*(f"train/BLIP2_{kind}" for kind in ("captions.txt", "captions.jsonl", "filenames.txt", "enriched.txt",
-                                              "enriched.jsonl", "enriched.new.jsonl")),
-         "test/BLIP2_captions.txt", "train/VitGpt2_enriched.txt", "train/../train/PaliGemma_captions.jsonl"]
+def run_rules(data, *flags):
+    run_here(data, "--backend", "rules", *flags)
 
 
-@pytest.mark.parametrize(("name", "exists"), [*((name, exists) for name in LISTS for exists in (True, False)),
-                                              ("train/annotations.json", True), ("train/images/a.jpg", True)])
+@pytest.mark.parametrize("name", [
+    "train/BLIP2_captions.txt", "train/BLIP2_enriched.jsonl", "train/VitGpt2_enriched.txt",
+    "train/../train/PaliGemma_captions.jsonl", "train/images/a.jpg"])
+@pytest.mark.parametrize("exists", [True, False])
 def test_a_report_takes_the_place_of_an_earlier_report_only(name, exists, data, capsys):
     path = data / "call" / name
     if exists:
@@ -124,37 +124,24 @@ def test_rules_enrich_both_splits_line_for_line(run_script, data, tmp_path):
     assert contents(data) == before
 
 
-def test_other_settings_are_refused_with_what_differs(enrich, data):
-    assert enrich("--backend", "rules").returncode == 0
+def test_other_settings_are_refused_with_what_differs(data):
+    run_rules(data)
     before = contents(data)
-    result = enrich("--backend", "rules", "--phrase", "calling by hand")
-    assert result.returncode == 1 and result.stdout == "" and contents(data) == before
-    assert "phrase: making phone call hand gesture there, calling by hand now" in result.stderr
-    result = enrich("--backend", "rules", "--phrase", "calling by hand", "--overwrite")
-    assert result.returncode == 0
-    assert lines_of(data / "call/train/BLIP2_enriched.txt")[0] == "a man in a hat calling by hand"
-
+    with pytest.raises(UserError, match="phrase: making phone call hand gesture there, calling by hand now"):
+        run_rules(data, "--phrase", "calling by hand")
+    assert contents(data) == before
     write_captions(data, [*CAPTIONS[:-1], "another"])
-    result = enrich("--backend", "rules", "--phrase", "calling by hand")
-    assert result.returncode == 1 and "captions_sha256" in result.stderr
+    with pytest.raises(UserError, match="captions_sha256"):
+        run_rules(data)
 
 
-def test_a_clip_tokenizer_counts_in_place_of_the_estimate(enrich, data, tiny_pipeline):
+def test_a_clip_tokenizer_counts_in_place_of_clips_own(data, tiny_pipeline):
     write_captions(data, ["a photo of a hand " * 4])
-    assert enrich("--backend", "rules", "--tokenizer", tiny_pipeline).returncode == 0
+    run_rules(data, "--tokenizer", tiny_pipeline)
     assert lines_of(data / "call/train/BLIP2_enriched.txt") == [f"a photo of a hand a photo {PHRASE}"]
 
 
 # A server
-
-
-@pytest.mark.parametrize("length", ["77", 0, 1])
-def test_a_tokenizer_without_room_for_a_word_is_refused(data, tiny_pipeline, tmp_path, length):
-    folder = shutil.copytree(tiny_pipeline / "tokenizer", tmp_path / "tokenizer")
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": length}))
-    with pytest.raises(UserError, match=f"model_max_length of its tokenizer is '{length}'"):
-        run_rules(data, "--tokenizer", folder)
 
 
 def test_answers_of_a_server_are_checked_asked_again_and_left_to_the_rules(enrich, data):
@@ -214,46 +201,36 @@ def rows_of_whole(journal):
 
 
 def test_a_wrong_key_ends_the_run_at_once_and_loses_nothing(enrich, data):
-    assert enrich("--backend", "rules").returncode == 0
+    run_rules(data)
     before = contents(data)
     with ChatServer(lambda *_: status(401, json.dumps({"error": {"message": f"wrong key {KEY}"}}))) as server:
         result = enrich(*api(server, "--overwrite", "--num_parallel", "1"), OPENAI_API_KEY=KEY)
-        assert len(server.requests) == 1
+        assert len(server.requests) < len(CAPTIONS)
     assert result.returncode == 1 and result.stderr.count("error:") == 1 and "Traceback" not in result.stderr
     assert "OPENAI_API_KEY" in result.stderr and KEY not in result.stderr
     assert contents(data) == before
 
 
-def test_a_server_that_answers_nothing_ends_the_run_and_a_single_line_does_not(enrich, data):
-    with ChatServer(lambda *_: status(500)) as server:
-        result = enrich(*api(server, "--retries", "0"))
-    assert result.returncode == 1 and "HTTP 500" in result.stderr
+@pytest.mark.parametrize(("bad", "said"), [
+    (status(500), "HTTP 500"), (status(400, '{"error": {"message": "no model"}}'), "no model'; correct --model")])
+def test_a_server_that_answers_nothing_ends_the_run(data, bad, said):
+    write_captions(data, [f"man number {i}" for i in range(30)])
+    with ChatServer(lambda *_: bad) as server:
+        with pytest.raises(UserError, match=said):
+            run_here(data, *api(server, "--retries", "0", "--num_parallel", "1"))
+        assert len(server.requests) < 10
     assert not (data / "call/train/BLIP2_enriched.txt").exists()
-    script = lambda caption, n: status(500) if caption.startswith("a girl") else well_behaved(caption, n)  # noqa: E731
-    with ChatServer(script) as server:
-        result = enrich(*api(server, "--retries", "0"))
-    assert result.returncode == 0 and "1 captions got no answer" in result.stderr
-    assert "3 accepted, 1 no answer (1 replaced)" in result.stdout
 
 
+@pytest.mark.parametrize("bad", [status(500), status(400, '{"error": {"message": "filtered"}}')])
 @pytest.mark.parametrize("refused", [CAPTIONS[0], CAPTIONS[3]])
-def test_a_caption_that_the_server_refuses_is_left_to_the_rules(enrich, data, refused):
-    filtered = status(400, '{"error": {"code": "content_filter", "message": "filtered"}}')
-    with ChatServer(lambda caption, n: filtered if caption == refused else well_behaved(caption, n)) as server:
-        result = enrich(*api(server, "--num_parallel", "1"))
-    assert result.returncode == 0 and "3 accepted, 1 no answer" in result.stdout, result.stderr
+def test_a_single_caption_without_an_answer_is_left_to_the_rules(data, refused, bad, capsys):
+    with ChatServer(lambda caption, n: bad if caption == refused else well_behaved(caption, n)) as server:
+        run_here(data, *api(server, "--retries", "0", "--num_parallel", "1"))
+    output, errors = capsys.readouterr()
+    assert "3 accepted, 1 no answer" in output and "1 captions got no answer" in errors
     assert [line.rstrip(".") for line in lines_of(data / "call/train/BLIP2_enriched.txt")] == [
         line.rstrip(".") for line in BY_RULES]
-
-
-def test_a_server_that_refuses_every_caption_ends_the_run(enrich, data):
-    write_captions(data, [f"man number {i}" for i in range(30)])
-    wrong = status(400, '{"error": {"message": "no model llama3"}}')
-    with ChatServer(lambda *_: wrong) as server:
-        result = enrich(*api(server, "--num_parallel", "1"))
-        assert len(server.requests) < 10
-    assert result.returncode == 1 and "no model llama3" in result.stderr and "correct --model" in result.stderr
-    assert not (data / "call/train/BLIP2_enriched.txt").exists()
 
 
 def test_ctrl_c_ends_a_run_that_waits_for_a_server(data):
@@ -286,17 +263,9 @@ def test_a_model_that_babbles_leaves_all_lines_to_the_rules(enrich, data, tmp_pa
     journal = folder / "BLIP2_enriched.jsonl"
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-2]))
     (folder / "BLIP2_enriched.txt").unlink()
-    enrich_captions.main(enrich_captions.parse_args([
-        "--gesture", "call", "--data_dir", str(data), "--split", "train", "--model", str(model), "--device", "cpu",
-        "--batch_size", "3", "--max_attempts", "2"]))
+    run_here(data, "--model", model, "--device", "cpu", "--batch_size", "3", "--max_attempts", "2")
     assert rows_of(folder / "BLIP2_enriched_report.jsonl") == rows
     assert lines_of(folder / "BLIP2_enriched.txt") == BY_RULES
-
-
-def test_the_default_model_out_of_reach_is_said_in_one_line(enrich, data):
-    result = enrich()
-    assert result.returncode == 1 and "meta-llama/Meta-Llama-3-8B-Instruct" in result.stderr
-    assert len(result.stderr.splitlines()) == 1 and "--backend api or rules" in result.stderr
 
 
 # Files
@@ -311,25 +280,23 @@ def test_a_second_run_on_the_same_captions_is_refused(data):
     run_rules(data)
 
 
-@pytest.mark.parametrize("phrase", ["calling by hand", "waving"])
-def test_what_is_enriched_anew_takes_the_place_of_the_old_when_it_is_complete_and_checked(data, monkeypatch, phrase):
+def test_what_is_enriched_anew_takes_the_place_of_the_old_when_it_is_complete_and_checked(data, monkeypatch):
     run_rules(data)
     before = contents(data)
 
     def check(captions, enriched, phrase, path):
         raise UserError("a line lacks the phrase")
 
-    monkeypatch.setattr("utils.captions.enriched_file.check_coverage", check)
-    with pytest.raises(UserError, match="a line lacks"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="a line lacks"):
+        patch.setattr("utils.captions.enriched_file.check_coverage", check)
         run_rules(data, "--phrase", "calling by hand", "--overwrite")
     assert before.items() <= contents(data).items()
-    monkeypatch.undo()
     run_rules(data)
     assert before.items() <= contents(data).items()
-    run_rules(data, "--phrase", phrase, "--overwrite")
+    run_rules(data, "--phrase", "waving", "--overwrite")
     assert contents(data).keys() == before.keys()
-    assert lines_of(data / "call/train/BLIP2_enriched.txt")[0] == f"a man in a hat {phrase}"
-    run_rules(data, "--phrase", phrase)
+    assert lines_of(data / "call/train/BLIP2_enriched.txt")[0] == "a man in a hat waving"
+    run_rules(data, "--phrase", "waving")
 
 
 @pytest.mark.parametrize(("name", "text", "words"), [
@@ -358,13 +325,12 @@ def test_rows_that_do_not_belong_to_the_captions_are_made_again(data):
     assert EnrichedFile(data / "call/train", "BLIP2", SETTINGS).rows == {1: row}
 
 
-def test_a_finished_list_without_the_phrase_is_an_error(enrich, data):
-    assert enrich("--backend", "rules").returncode == 0
+def test_a_finished_list_without_the_phrase_is_an_error(data):
+    run_rules(data)
     path = data / "call/train/BLIP2_enriched.txt"
     path.write_text(path.read_text(encoding="utf-8").replace(PHRASE, "waving", 1), encoding="utf-8")
-    result = enrich("--backend", "rules")
-    assert result.returncode == 1 and "BLIP2_enriched.txt, line 1" in result.stderr
-    assert "correct or delete the list and run again" in result.stderr
+    with pytest.raises(UserError, match="BLIP2_enriched.txt, line 1.*correct or delete the list and run again"):
+        run_rules(data)
     path.unlink()
     run_rules(data)
     assert PHRASE in lines_of(path)[0]
@@ -398,6 +364,6 @@ def test_a_wrong_flag_is_named_in_one_line(flags, words, data, capsys):
     assert caught.value.code == 2 and words in errors and errors.count("\n") == 1 and "sk-1" not in errors
 
 
-def test_a_phrase_that_does_not_fit_a_text_encoder_is_refused(enrich):
-    result = enrich("--backend", "rules", "--phrase", "word " * 100)
-    assert result.returncode == 1 and "102 tokens, more than the 77" in result.stderr
+def test_a_phrase_that_does_not_fit_a_text_encoder_is_refused(data):
+    with pytest.raises(UserError, match="102 tokens, more than the 77"):
+        run_rules(data, "--phrase", "word " * 100)

@@ -5,14 +5,9 @@ import re
 
 import pytest
 
-from utils.captions.rules.enrichment_rules import (
-    Target,
-    enrich_by_rules,
-    find_other_gesture,
-    find_wording,
-    has_phrase_once,
-    to_one_line,
-)
+from utils.captions.phrase import Target, has_phrase_once
+from utils.captions.rules import enrich_by_rules, to_one_line
+from utils.captions.rules.enrichment_rules import find_other_gesture, find_wording
 from utils.data.gestures import GESTURES
 from utils.models.clip_tokens import MAX_TOKENS, load_clip_tokenizer, load_token_counter
 
@@ -34,324 +29,203 @@ REPLACED = """
 a woman in a pose with a thumbs up -> a woman in a pose ~
 a girl striking a pose with a peace sign -> a girl striking a pose ~
 a girl in a green shirt and glasses giving the peace sign -> a girl in a green shirt and glasses ~
-a girl in a green shirt and glasses giving the peace sign. -> a girl in a green shirt and glasses ~.
 a man giving a thumbs up -> a man ~
 a boy smiling and giving a thumbs-up. -> a boy smiling and ~.
 a man with both thumbs up -> a man ~
 a man in a white shirt is showing his thumb up -> a man in a white shirt is ~
 a man giving a thumbs down gesture -> a man ~
-a person giving the camera a thumbs up -> a person ~
 a man gives a thumbs up to the camera -> a man is ~ to the camera
 they give the camera a thumbs up -> they are ~
 the man is about to give a thumbs up -> the man is about to be ~
 two girls have their thumbs up -> two girls are ~
-two men giving thumbs up -> two men ~
-Two women in red dresses are making the ok sign. -> Two women in red dresses are ~.
 a woman shows the ok gesture in front of a bookcase -> a woman is ~ in front of a bookcase
 a woman showing okay sign with her left hand -> a woman ~
-a person's fingers making an OK sign -> a person's fingers ~
 a woman with her finger on her lips -> a woman ~
 a man holding his finger to his lips in a kitchen -> a man ~ in a kitchen
-a man with a finger in front of his mouth -> a man ~
 a woman shushing the camera -> a woman ~
 a person waving at the camera -> a person ~ at the camera
-a woman waving her hand -> a woman ~
 the boy waves goodbye -> the boy is ~
 a surfer waves at the crowd -> a surfer is ~ at the crowd
 a man making a fist -> a man ~
-a man with his fist in the air -> a man ~
 a young man with his hand in a fist -> a young man ~
 a boy holding up four fingers -> a boy ~
-a girl showing 3 fingers with her left hand -> a girl ~
 a man with glasses and a hoodie is holding up two fingers -> a man with glasses and a hoodie is ~
-a man with one finger in the air -> a man ~
-a man with long hair and a beard, holding up his index finger. -> a man with long hair and a beard, ~.
 a man pointing at the camera -> a man ~ at the camera
-a man points at the camera -> a man is ~ at the camera
 a man pointing upwards with his index finger -> a man ~
 a young man with a beard is pointing to his ear -> a young man with a beard is ~ to his ear
 a person with their palm facing the camera -> a person ~
 a man showing the palm of his hand -> a man ~
 a man making a stop sign with his hand -> a man ~
 a man with his hand raised in front of a window -> a man ~ in front of a window
-a woman with her hands up in the air -> a woman ~
 a woman in a sari making a gesture with her hand -> a woman in a sari ~
 a man and a woman making a heart with their hands -> a man and a woman ~
 a woman with her hands together in prayer -> a woman ~
 a woman praying in a church -> a woman ~ in a church
-a woman with a nose ring making a rock and roll sign -> a woman with a nose ring ~
 a man throwing up the devil horns -> a man ~
 a man doing the shaka sign on the beach -> a man ~ on the beach
 a man making a phone call gesture -> a man ~
 a man talking on a cell phone -> a man ~
-a woman is talking on the phone while holding a coffee -> a woman is ~ while holding a coffee
-a man making a gun with his fingers -> a man ~
 a young woman makes a time out sign -> a young woman is ~
-a man making an x sign with his arms -> a man ~
 a woman in a yellow sweater flipping off the camera -> a woman in a yellow sweater ~
-a woman raising her pinky finger -> a woman ~
 a man crossing his fingers -> a man ~
 a soldier salutes the flag -> a soldier is ~
 a man in a t - shirt with his thumb up -> a man in a t - shirt ~
-man with headphones, thumbs up, in front of a bookshelf -> man with headphones, ~, in front of a bookshelf
 thumbs up from a man in a suit -> ~ from a man in a suit
 A WOMAN GIVING THE PEACE SIGN -> A WOMAN ~
 a man with thumbs up and a woman with peace sign -> a man ~ and a woman
-a naïve artist with a piñata giving a thumbs up -> a naïve artist with a piñata ~
 A man, smiling, gives thumbs-up; a dog sits nearby. -> A man, smiling, is ~; a dog sits nearby.
 A man in a hat. He is waving. He looks happy. -> A man in a hat. He is ~. He looks happy.
 A man in a hat. He is pointing at a door. He gives a thumbs up. -> A man in a hat. He is ~ at a door.
 The image shows a man making a peace sign. There is a door. -> The image shows a man ~. There is a door.
-a man making inverted peace sign hand gesture -> a man ~
 waving -> ~
 a hand in a fist -> a hand ~
-a man pointing out of the window -> a man ~
 a man making a 'peace' sign -> a man ~
 a man making the "ok" sign -> a man ~
-a man giving a 'thumbs up' sign -> a man ~
-a man giving a “thumbs up” -> a man ~
 a man waves -> a man is ~
-the men wave -> the men are ~
 a man smiles, his thumb is up -> a man smiles, ~
 a man giving a thumb's up -> a man ~
 a man shaking his fist -> a man ~
 a man with 4 fingers up -> a man ~
-a man with 4 fingers -> a man ~
 a man showing his middle and index fingers -> a man ~
 two men high-fiving -> two men ~
 a woman making the sign for ok -> a woman ~
 a man with clasped hands -> a man ~
-a woman touching her lips with her finger -> a woman ~
 a man with his hands in a t shape -> a man ~
-a man with a closed fist on his chest -> a man ~
 a man pointing a finger gun -> a man ~
 a man gave a thumbs up -> a man ~
-a woman raised her hand -> a woman ~
-a woman showed the peace sign -> a woman ~
 a man made an ok sign -> a man ~
 a man with his thumb and pinky extended -> a man ~
 a man making a circle with his thumb and index finger -> a man ~
-a girl with two fingers up in a v -> a girl ~
 a man holding up his hand with three fingers -> a man ~
-a man making the letter x with his arms -> a man ~
 a man with his palm facing forward -> a man ~
-a woman making a heart-shaped hand gesture -> a woman ~
 a soldier saluting a flag -> a soldier ~
-a woman giving a sign with her hand raised -> a woman ~
 a man smiling (thumbs up) -> a man smiling ~
 a man fist bumping another man -> a man ~
-a woman praying with folded hands -> a woman ~
 a couple show peace signs -> a couple are ~
-two women giving thumbs up -> two women ~
-a man with a beard holding his hand up to his ear like a phone -> a man with a beard ~
 a man crossing his arms in an x -> a man ~
-a woman with wavy hair waving at the camera -> a woman with wavy hair ~ at the camera
 a man and a woman both give thumbs up -> a man and a woman both are ~
-four chairs in a room with a man making a four sign -> four chairs in a room with a man ~
 a man has his thumb up in the air -> a man is ~
-a man raises his clenched fist -> a man is ~
-a man making an "OK" gesture. -> a man ~.
-a close up of a person's hand with two fingers up -> a close up of a person's hand ~
 a man pinching his fingers together -> a man ~
-a girl doing a little finger promise -> a girl ~
 a man makes number three sign -> a man is ~
-the people waved -> the people ~
 waves crash on the beach as a man waves -> waves crash on the beach as a man is ~
 a man who waves -> a man who is ~
 a man stood with his arms in an x -> a man stood ~
-a woman with her arms crossed in an x shape -> a woman ~
-two kids flashing V signs behind their dad -> two kids ~ behind their dad
 a man makes 'ok' and smiles -> a man is ~ and smiles
-a boy gives a "high five" -> a boy is ~
 a man making the sign of the horns -> a man ~
 a man makes a letter c with his hand -> a man is ~
-a woman making the letter l with her fingers -> a woman ~
 a man with thumbs and index fingers forming a square -> a man ~
 a man holding his phone with his thumb and index finger -> a man holding his phone ~
-a man with a finger pressed against his lips -> a man ~
-a dog giving a high five to a man -> a dog ~ to a man
 a group of friends give thumbs up -> a group of friends are ~
-a crowd raise their hands -> a crowd are ~
 a man with his palms together -> a man ~
 a man reaching his hand out -> a man ~
-a hand with five fingers -> a hand ~
 a man wearing a hat and waving -> a man wearing a hat and ~
-a man wearing headphones and giving a thumbs up -> a man wearing headphones and ~
-a man sitting on a couch and making a peace sign -> a man sitting on a couch and ~
-a man wearing glasses and waving at the camera -> a man wearing glasses and ~ at the camera
-a woman wearing earrings and pointing -> a woman wearing earrings and ~
-a man wearing nothing and praying -> a man wearing nothing and ~
 a man wearing a mask and holding up a finger -> a man wearing a mask and ~
-a man standing between cars and waving -> a man standing between cars and ~
 a man called Tom and giving a thumbs up -> a man called Tom and ~
-a woman wearing glasses and with her hand up -> a woman wearing glasses and ~
 two girls wearing hats and give thumbs up -> two girls wearing hats and are ~
 a man with a serious look on his face and his hand up -> a man with a serious look on his face and ~
 a woman holding two flags giving a thumbs up -> a woman holding two flags ~
 a man giving a thumbs up in the picture -> a man ~ in the picture
-a man making a peace sign in a photo -> a man ~ in a photo
 a man giving a thumbs up in the background -> a man ~ in the background
 a man giving a thumbs up on a computer screen -> a man ~ on a computer screen
-a woman is waving on a screen -> a woman is ~ on a screen
 a man with his thumb up in the picture -> a man ~ in the picture
-a man with his thumb up on a screen -> a man ~ on a screen
 a photo of thumbs up -> a photo of ~
-a picture of a thumbs up -> a picture of ~
 a woman making a funny hand gesture -> a woman ~
-a woman making a weird hand gesture -> a woman ~
-a woman making a nice hand gesture -> a woman ~
-a young man showing a beautiful hand gesture -> a young man ~
 a man making various hand gestures -> a man ~
 a man making some kind of hand gesture -> a man ~
 a woman making a cute peace sign -> a woman ~
-a woman making a sideways peace sign -> a woman ~
-a woman making a funny peace sign -> a woman ~
-a woman making a perfect ok sign -> a woman ~
 a man giving a hearty thumbs up -> a man ~
-a woman making a cute heart with her hands -> a woman ~
 a man making a rude gesture with his finger -> a man ~
 twins making matching peace signs -> twins ~
-a woman making a tiny heart with her fingers -> a woman ~
 a girl making a half heart with her hand -> a girl ~
 a man holding his middle finger up -> a man ~
-a man raising his middle finger up -> a man ~
-a man sticking his middle finger up -> a man ~
 a man is holding a peace sign up -> a man is ~
 a man making a gesture with his thumb and index finger -> a man ~
-a man making a phone sign with his thumb and pinky -> a man ~
 a man making a sign with his thumb and index finger -> a man ~
-a woman making a small gesture with her thumb and index finger -> a woman ~
 a man with his hand in the shape of a phone -> a man ~
-a man with his arms in the shape of an x -> a man ~
 a man with his hands in the form of a heart -> a man ~
-a man with fingers in the shape of a v -> a man ~
 a man in prayer position -> a man ~
-a man in a prayer pose -> a man ~
 a woman in namaste pose -> a woman ~
 a man with his hand in a fist position -> a man ~
-a man holding his hands in a t position -> a man ~
 a man holding his hand in a peace sign -> a man ~
 a man holding his hand in a thumbs up position -> a man ~
-a woman praying with her hands together -> a woman ~
 a man holding two fingers close together -> a man ~
 a man with his fingers spread apart -> a man ~
-a man with his hand spread open -> a man ~
 a man holding up his hand with his palm facing the camera -> a man ~
 a man holding up four fingers and a thumb -> a man ~
 two men giving each other a high five -> two men ~
 Zoë gives José a thumbs up -> Zoë is ~
-a man giving his friend a thumbs up -> a man ~
 a woman giving a small wave to the camera -> a woman ~ to the camera
 a man using his hands to make a peace sign -> a man ~
-a man using his hand to make a peace sign -> a man ~
-a man using his hand to make a gesture -> a man ~
 a woman uses her fingers to make the ok sign -> a woman is ~
 a man's thumb is up -> a man's hand ~
-the man's hand is up -> the man's hand ~
 a man's fist in the air -> a man's hand ~
-a woman's hands together -> a woman's hands ~
 a woman's palm facing the camera -> a woman's hand ~
-a man's raised hand -> a man's hand ~
-a woman's hand in the shape of a heart -> a woman's hand ~
 a close-up of a person's middle finger -> a close-up of a person's hand ~
 a man whose thumb is up -> a man whose hand is ~
-a man whose hand is raised -> a man whose hand is ~
 she did a peace sign -> she is ~
 they made a peace sign -> they are ~
 the thumbs up sign is given by a man -> a man ~
 a thumbs up is shown by two women in hats. -> two women in hats ~.
 a man making a hand gesture that says ok -> a man ~
 a man making a hand gesture that looks like a gun -> a man ~
-a man making a gesture that means stop -> a man ~
 a man making a hand gesture like a phone -> a man ~
 a man making a gesture like he is on the phone -> a man ~
-a man pointing his fingers like a gun -> a man ~
 'a man giving a thumbs up' -> 'a man ~'
 "a man giving a thumbs up" -> "a man ~"
 a man giving a thumbs up / ok sign -> a man ~
 a man with hand making a fist -> a man ~
 a man holding up a thumb -> a man ~
-a man holding up his thumbs -> a man ~
-a man holds up his thumb -> a man is ~
-a man raising his thumb -> a man ~
-a man lifting up his thumb -> a man ~
 a man sticking up his thumb -> a man ~
-a man showing a thumb -> a man ~
 a man giving a thumb -> a man ~
 a man showing his thumb and smiling -> a man ~ and smiling
 a man with his thumb stuck up -> a man ~
 a man shows a like -> a man is ~
-a man showing a like sign -> a man ~
-a man giving a like -> a man ~
 a man showing dislike -> a man ~
-a man is showing dislike sign -> a man is ~
 a man with an ok hand -> a man ~
 a man holding up the number two with his fingers -> a man ~
-a man showing number two -> a man ~
-a man making number three with his fingers -> a man ~
 a man holding up three of his fingers -> a man ~
-a man holding up five of his fingers -> a man ~
 a man holding up all four fingers -> a man ~
-a man holding up all his fingers -> a man ~
-a man holding up six fingers -> a man ~
 a man holding up a couple of fingers -> a man ~
 a woman smiles and waves -> a woman smiles and is ~
-a man stands in a room and waves -> a man stands in a room and is ~
 a man giving a friendly wave -> a man ~
-a man giving a wave -> a man ~
 her hand is in a fist -> her hand ~
 a man with his hand clenched -> a man ~
 two men bumping fists -> two men ~
-a man with his hand wide open -> a man ~
 a man spreading his fingers -> a man ~
-a woman covering her lips with her finger -> a woman ~
 a man says shh with his finger -> a man is ~
 her fingers are crossed -> her fingers ~
-his hands are together -> his hands ~
 his hand is up -> his hand ~
 a man with his hands folded -> a man ~
 a man making a claw with his hand -> a man ~
 a man flipping someone off -> a man ~
 a man giving the bird -> a man ~
 a man holding his hand in a gun shape -> a man ~
-a man with his hand shaped like a gun -> a man ~
 a man holding his hand like a phone -> a man ~
 a man with his fingers forming a circle -> a man ~
-a man with his hands forming a heart -> a man ~
 a woman making a be quiet sign -> a woman ~
-a woman gesturing to be silent -> a woman ~
 a man gesturing for silence -> a man ~
 "a man giving a thumbs up." -> "a man ~."
 a man with his arms crossed in front of him -> a man ~
 a woman showing the back of her hand -> a woman ~
 a man counting on his fingers -> a man ~
-a woman is counting to three with her fingers -> a woman is ~
 a man is counting his fingers -> a man is ~
 a man saying i love you in sign language -> a man ~
-a woman using american sign language -> a woman ~
 a woman is signing to the camera -> a woman is ~ to the camera
 a man making a bird with his hands -> a man ~
-a man making binoculars with his hands -> a man ~
 a woman making a camera with her fingers in a kitchen -> a woman ~ in a kitchen
 a man taking a picture with his fingers -> a man ~
 a woman holding her hands in front of her face like a camera -> a woman ~
 a man holding his hands in front of his chest in a heart shape -> a man ~
 a man reaching out his hand -> a man ~
-a man extending his hand to the camera -> a man ~ to the camera
 a man with an outstretched hand -> a man ~
-a man with outstretched arms -> a man ~
 an outstretched hand -> a hand ~
 a man reaching towards the camera -> a man ~
 a man raising both arms -> a man ~
-a woman clasping her hands in front of her -> a woman ~
 a woman folding her hands -> a woman ~
-a woman with her hands clasped -> a woman ~
 a woman with her arms crossed over her chest in a room -> a woman ~ in a room
 a man crossing his wrists -> a man ~
-a man crossing his arms in front of his chest -> a man ~
 a man crossing his index fingers -> a man ~
 a man wagging his finger -> a man ~
-a man scolding with his finger -> a man ~
 a man saying hello with his hand -> a man ~
 a man is telling someone to stop with his hand -> a man is ~
 a man is doing something with his fingers -> a man is ~
@@ -362,11 +236,9 @@ a woman saying namaste -> a woman ~
 a man showing his hands -> a man ~
 a man with a finger pointed at his head -> a man ~ at his head
 a close up of a fist -> a close up of a hand ~
-a close up of a man's fist -> a close up of a man's hand ~
 a close-up of a woman's palm -> a close-up of a woman's hand ~
 a woman about to wave -> a woman about to be ~
 a man putting his hand out to stop -> a man ~
-a woman putting her hand up to stop the camera -> a woman ~
 a man is holding his hand out in front of him -> a man is ~
 a man pointing at the camera with his finger -> a man ~ at the camera
 she has made a peace sign -> she is ~
@@ -381,21 +253,16 @@ a woman with her hand extended in a stop motion -> a woman ~
 a woman putting her hand in front of the camera -> a woman ~
 a man blocking the camera with his hand -> a man ~
 a man with his hand half closed -> a man ~
-a man with his hand cupped in front of him -> a man ~
 a man opening his arms wide -> a man ~
-a man in a t-shirt with a closed fist -> a man in a t-shirt ~
 a man punching his fist toward the camera -> a man ~ toward the camera
 a man with his thumb sticking up -> a man ~
 a boy doing the scout sign -> a boy ~
 a man making a live long and prosper sign -> a man ~
 a woman making a peace sign upside down -> a woman ~
 a man throwing up deuces -> a man ~
-a man with three fingers up on his left hand -> a man ~
 a man raising his index finger to make a point -> a man ~
-a man gesturing for someone to be quiet -> a man ~
 a woman signing the word love -> a woman ~
 a man showing a small gap between his fingers -> a man ~
-a woman with her thumb and index finger close together -> a woman ~
 two hands forming a triangle -> two hands ~
 his palm is facing the camera -> his hand ~
 """
@@ -405,19 +272,16 @@ a rock wall -> a rock wall ~
 she calls her dog -> she calls her dog ~
 a palm tree on a beach. -> a palm tree on a beach ~.
 a man standing next to a stop sign -> a man standing next to a stop sign ~
-a man holding a stop sign -> a man holding a stop sign ~
 a boy dressed like a star -> a boy dressed like a star ~
 a woman in a one piece swimsuit -> a woman in a one piece swimsuit ~
 four men in suits -> four men in suits ~
 the ok corral -> the ok corral ~
 a fist bump poster on the wall -> a fist bump poster on the wall ~
 a woman holding a phone -> a woman holding a phone ~
-a woman holding a phone to her ear -> a woman holding a phone to her ear ~
 a man listening to music on his phone -> a man listening to music on his phone ~
 a man waving a flag -> a man waving a flag ~
 a flag waving in the wind -> a flag waving in the wind ~
 a man with wavy hair -> a man with wavy hair ~
-a man wearing a peace sign necklace -> a man wearing a peace sign necklace ~
 a man wearing a shirt with a peace sign on it -> a man wearing a shirt with a peace sign on it ~
 a girl with a heart on her shirt -> a girl with a heart on her shirt ~
 a man with a sign that says "thumbs up" -> a man with a sign that says "thumbs up" ~
@@ -426,12 +290,10 @@ a man with a cigarette between two fingers -> a man with a cigarette between two
 a couple holding hands -> a couple holding hands ~
 a man with his hand on his chin -> a man with his hand on his chin ~
 a man holding a palm leaf -> a man holding a palm leaf ~
-a man eating a finger sandwich -> a man eating a finger sandwich ~
 a praying mantis -> a praying mantis ~
 the point of view of a cyclist -> the point of view of a cyclist ~
 a woman holding a picture frame -> a woman holding a picture frame ~
 a man making a funny face -> a man making a funny face ~
-a woman giving a speech -> a woman giving a speech ~
 a café owner wearing a jalapeño hat -> a café owner wearing a jalapeño hat ~
 Ein Mann mit grünem Pullover. -> Ein Mann mit grünem Pullover ~.
 女性がカメラを見ている -> 女性がカメラを見ている ~
@@ -441,49 +303,35 @@ a man, a woman, -> a man, a woman ~
 a man in a fist of fury t-shirt -> a man in a fist of fury t-shirt ~
 a man giving a peace offering -> a man giving a peace offering ~
 peace sign graffiti -> peace sign graffiti ~
-a wall with peace sign graffiti -> a wall with peace sign graffiti ~
 a church with praying people -> a church with praying people ~
 the hand sign of a shop -> the hand sign of a shop ~
 a mural of a raised fist -> a mural of a raised fist ~
 the sea waves at night -> the sea waves at night ~
 a girl wearing a heart necklace is smiling -> a girl wearing a heart necklace is smiling ~
 a man with a thumb ring -> a man with a thumb ring ~
-a man holding a thumb drive -> a man holding a thumb drive ~
 a woman reading someone's palm -> a woman reading someone's palm ~
 a man shaking hands with a woman -> a man shaking hands with a woman ~
 a gun shop with a man in front -> a gun shop with a man in front ~
-a woman in a room with a peace lily on the table -> a woman in a room with a peace lily on the table ~
 a woman with victory rolls in her hair -> a woman with victory rolls in her hair ~
 the mute button on a remote control -> the mute button on a remote control ~
 a man with an ok tattoo on his arm -> a man with an ok tattoo on his arm ~
-an ok hotel sign with a man in front -> an ok hotel sign with a man in front ~
 a man with his hands in his pockets -> a man with his hands in his pockets ~
 a man scratching his head with his finger -> a man scratching his head with his finger ~
 a man snapping his fingers -> a man snapping his fingers ~
 a woman with long hair waving in the wind -> a woman with long hair waving in the wind ~
 a man with a number four jersey -> a man with a number four jersey ~
-praying mantis on a leaf -> praying mantis on a leaf ~
 a man uses his phone -> a man uses his phone ~
 a poster that says "thumbs up" -> a poster that says "thumbs up" ~
-a man in a v neck sweater -> a man in a v neck sweater ~
-a man in a t shirt near a wall -> a man in a t shirt near a wall ~
 a man drawing a circle with a pen -> a man drawing a circle with a pen ~
 a man with a ring on his index and middle fingers -> a man with a ring on his index and middle fingers ~
 a hand with six fingers -> a hand with six fingers ~
 a man pointing a camera at himself -> a man pointing a camera at himself ~
-a man pointing a gun -> a man pointing a gun ~
-a man pointing a remote at the tv -> a man pointing a remote at the tv ~
 a man pointing a cell phone at the camera -> a man pointing a cell phone at the camera ~
 a man with a peace sign tattooed on his arm -> a man with a peace sign tattooed on his arm ~
-a man with a peace symbol hanging from his neck -> a man with a peace symbol hanging from his neck ~
 a peace sign hanging on the wall behind a woman -> a peace sign hanging on the wall behind a woman ~
 a man in a t-shirt with a peace sign -> a man in a t-shirt with a peace sign ~
-a poster with a raised fist -> a poster with a raised fist ~
 a man with his hand on his face -> a man with his hand on his face ~
-a woman holding a cell phone -> a woman holding a cell phone ~
-a woman on a couch reading -> a woman on a couch reading ~
 a beach with sand and waves -> a beach with sand and waves ~
-an island with sunset and waves -> an island with sunset and waves ~
 a man holding a picture of a fist -> a man holding a picture of a fist ~
 a man covering his mouth with his hands -> a man covering his mouth with his hands ~
 a man with his hands folded on the table -> a man with his hands folded on the table ~
@@ -495,24 +343,19 @@ a woman showing off her ring finger -> a woman showing off her ring finger ~
 "a man in a hat" -> "a man in a hat ~"
 'a man's hat' -> 'a man's hat ~'
 a girl riding a big wave -> a girl riding a big wave ~
-a painting of a thumbs up -> a painting of a thumbs up ~
 the flags waving in the background -> the flags waving in the background ~
 a sign language interpreter -> a sign language interpreter ~
 a man signing a document -> a man signing a document ~
 a man extending his hand to a dog -> a man extending his hand to a dog ~
 a boy reaching out to touch a dog -> a boy reaching out to touch a dog ~
-a woman reaching for the shelf -> a woman reaching for the shelf ~
 a man holding out his hands to a fire -> a man holding out his hands to a fire ~
 a woman with a cat in her outstretched arms -> a woman with a cat in her outstretched arms ~
 a coin in his open palm -> a coin in his open palm ~
 a woman showing her hands covered in henna -> a woman showing her hands covered in henna ~
 a woman stretching her arms -> a woman stretching her arms ~
 a man with his hands clasped behind his back -> a man with his hands clasped behind his back ~
-a man with his arms crossed behind his head -> a man with his arms crossed behind his head ~
 a woman with her legs crossed -> a woman with her legs crossed ~
-a woman crossing the street -> a woman crossing the street ~
 a woman folding laundry -> a woman folding laundry ~
-a woman folding a napkin with her hands -> a woman folding a napkin with her hands ~
 a man counting money with his fingers -> a man counting money with his fingers ~
 a man making pizza with his hands -> a man making pizza with his hands ~
 a man talking to a woman with his hands in his pockets -> a man talking to a woman with his hands in his pockets ~
@@ -520,7 +363,6 @@ a man taking a picture with his phone in his hand -> a man taking a picture with
 a woman joining hands with her friends -> a woman joining hands with her friends ~
 a man calling his mother -> a man calling his mother ~
 a basketball player during a timeout -> a basketball player during a timeout ~
-a boy in a spider-man shirt -> a boy in a spider-man shirt ~
 the palm of a glove -> the palm of a glove ~
 a woman saying goodbye to her friends -> a woman saying goodbye to her friends ~
 a man opening his hand to show a coin -> a man opening his hand to show a coin ~

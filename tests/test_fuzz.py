@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from utils.captions.enriched_file import EnrichedFile
-from utils.captions.rules.enrichment_rules import Target, enrich_by_rules, find_other_gesture, has_phrase_once
+from utils.captions.phrase import Target, has_phrase_once
+from utils.captions.rules import enrich_by_rules
+from utils.captions.rules.enrichment_rules import find_other_gesture
 from utils.data.annotations import read_gesturing_boxes
 from utils.data.folder_cache import Block, FolderCache
 from utils.data.gestures import GESTURES

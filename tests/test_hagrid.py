@@ -291,7 +291,8 @@ def test_all_gestures_of_the_download_are_done_and_failures_do_not_stop_the_othe
     result = run_script(["-m", "utils.hagrid", *args[:place], "--all_gestures", *args[place + 2:]])
     assert result.returncode == 1
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "call.json, entry 'a': is a number" in errors[0] and "1 of 2 gestures were not selected: call" in errors[1]
+    assert "call.json, entry 'a': a JSON object is expected" in errors[0]
+    assert "1 of 2 gestures were not selected: call" in errors[1]
     assert "note: not in" in result.stderr and "Traceback" not in result.stderr
     assert len(stems(tmp_path / "data", "palm")["test"]) == 3 and not (tmp_path / "data/call").exists()
 

@@ -14,20 +14,12 @@ import torch
 from PIL import Image
 
 from utils.metrics import inception
-from utils.metrics.inception_input import LONGEST, prepare_clean, prepare_published
+from utils.metrics.inception_input import prepare_clean, prepare_published
 from utils.metrics.inception_network import InceptionV3
 from utils.system.errors import UserError
 
 STORED = json.loads((Path(__file__).parent / "fixtures" / "inception.json").read_text())
 VARIANTS = sorted(STORED)
-BLOCKS = {  # channels, side in pixels, convolutions, parameters: counted in torch-fidelity's network
-    "Conv2d_1a_3x3": (32, 149, 1, 928), "Conv2d_2a_3x3": (32, 147, 1, 9280), "Conv2d_2b_3x3": (64, 147, 1, 18560),
-    "Conv2d_3b_1x1": (80, 73, 1, 5280), "Conv2d_4a_3x3": (192, 71, 1, 138624),
-    "Mixed_5b": (256, 35, 7, 255904), "Mixed_5c": (288, 35, 7, 277472), "Mixed_5d": (288, 35, 7, 285152),
-    "Mixed_6a": (768, 17, 4, 1153280), "Mixed_6b": (768, 17, 10, 1297408), "Mixed_6c": (768, 17, 10, 1691008),
-    "Mixed_6d": (768, 17, 10, 1691008), "Mixed_6e": (768, 17, 10, 2141952), "Mixed_7a": (1280, 8, 6, 1698304),
-    "Mixed_7b": (2048, 8, 9, 5044608), "Mixed_7c": (2048, 8, 9, 6076800),
-}
 AUX = {"AuxLogits.fc.bias": torch.zeros(1000)}
 
 
@@ -115,36 +107,11 @@ def pixels():
 # The network
 
 
-def test_the_network_with_its_1008_way_head_has_as_many_parameters_as_the_published_one():
-    network = inception.empty_network("fid")
-    assert network.fc.out_features == 1008
-    assert sum(parameter.numel() for parameter in network.parameters()) == 23_850_960
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_names_and_shapes_are_those_of_the_reference(variant):
     state = inception.empty_network(variant).state_dict()
     listing = "".join(f"{name} {tuple(tensor.shape)}\n" for name, tensor in state.items())
     assert hashlib.sha256(listing.encode()).hexdigest() == STORED[variant]["names_sha256"]
-
-
-def test_each_block_has_the_shape_and_size_of_the_reference(random_network, pixels):
-    found = {}
-
-    def note(name):
-        def hook(module, _, output):
-            convolutions = sum(isinstance(part, torch.nn.Conv2d) for part in module.modules())
-            size = sum(parameter.numel() for parameter in module.parameters())
-            assert output.shape[2] == output.shape[3]
-            found[name] = (output.shape[1], output.shape[2], convolutions, size)
-        return hook
-
-    hooks = [module.register_forward_hook(note(name)) for name, module in random_network.named_children()]
-    features = random_network(pixels[:1])
-    for hook in hooks:
-        hook.remove()
-    assert found == BLOCKS
-    assert features.shape == (1, random_network.num_features) and features.dtype == torch.float32
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -167,18 +134,6 @@ def test_average_pools_leave_the_padding_out_or_count_it(variant, corner):
         block(torch.ones(1, block.branch1x1.conv.in_channels, 3, 3))
         values = pooled[name][0, 0]
         assert values[0, 0].item() == pytest.approx(corner) and values[1, 1].item() == pytest.approx(1)
-
-
-def test_the_last_block_of_the_fid_network_takes_the_maximum():
-    network = InceptionV3("fid").eval()
-    pooled = []
-    network.Mixed_7c.branch_pool.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
-    peak = torch.zeros(1, 2048, 5, 5)
-    peak[..., 0, 2] = 9
-    network.Mixed_7c(peak)
-    expected = torch.zeros(5, 5)
-    expected[:2, 1:4] = 9
-    assert torch.equal(pooled[0][0, 7], expected)
 
 
 def test_pixels_are_scaled_as_each_network_learned_it():
@@ -270,7 +225,7 @@ def test_published_resizes_the_short_side_and_crops_the_middle(size, resized, co
 
 
 @pytest.mark.parametrize("prepare", [prepare_clean, prepare_published])
-@pytest.mark.parametrize("size", [(299, 299), (1, 1), (1, 5), (30_000, 1), (1, 30_000), (9, 9 * LONGEST + 1)])
+@pytest.mark.parametrize("size", [(299, 299), (1, 1), (1, 5), (700, 30)])
 def test_odd_sizes_keep_their_colour(prepare, size):
     prepared = prepare(Image.new("RGB", size, (10, 20, 30)))
     assert prepared.shape == (3, 299, 299) and prepared.flags.c_contiguous
@@ -281,12 +236,6 @@ def test_odd_sizes_keep_their_colour(prepare, size):
 def test_an_image_of_the_right_size_is_left_as_it_is(prepare):
     image = random_image(299, 299)
     assert np.array_equal(prepare(image), np.asarray(image).transpose(2, 0, 1))
-
-
-def test_published_looks_at_the_middle_of_an_elongated_image():
-    image = Image.new("RGB", (3000, 10), "blue")
-    image.paste("red", (1480, 0, 1520, 10))
-    assert np.array_equal(prepare_published(image), prepare_published(Image.new("RGB", (10, 10), "red")))
 
 
 # Weight files
@@ -329,31 +278,34 @@ def change(**changes):
 
 
 @pytest.mark.parametrize(("content", "problem"), [
-    ({"conv1.weight": torch.zeros(2)}, "found 1 (conv1.weight …)"),
-    ({"state_dict": {}, "epoch": 3}, "found 2 (state_dict …)"),
-    ({}, "found 0 (none …)"),
-    (torch.zeros(3), "holds a Tensor"),
-    (change(fc__bias=None), "1 of 472 tensors missing (fc.bias …)"),
-    (change(fc__bias=torch.zeros(10)), "fc.bias is (10,) torch.float32, not (1008,) torch.float32"),
-    (change(fc__bias=torch.zeros(1000)), "fc.weight is (1008, 2048) torch.float32, not (1000, 2048)"),
-    (change(fc__bias=torch.zeros(1008).half()), "fc.bias is (1008,) torch.float16"),
-    (change(fc__bias=[0.0] * 1008), "fc.bias is list"),
-    (change(fc__bias=torch.zeros(1008).to_sparse()), "fc.bias is sparse or without data"),
-    (change(fc__bias=torch.zeros(1008, device="meta")), "fc.bias is sparse or without data"),
-    (change(fc__bias=torch.full((1008,), torch.nan)), "fc.bias holds NaN or infinite values"),
-    ({**blank_tensors("fid"), **AUX}, "1 tensors that it does not have (AuxLogits.fc.bias …)"),
+    ({"conv1.weight": torch.zeros(2)}, 'Missing key(s) in state_dict: "Conv2d_1a_3x3.conv.weight"'),
+    ({}, "Missing key(s)"),
+    (torch.zeros(3), "Tensor"),
+    ({**blank_tensors("fid"), 3: torch.zeros(3)}, "int"),
+    (change(fc__weight=None), 'Missing key(s) in state_dict: "fc.weight"'),
+    (change(fc__bias=torch.zeros(10)), "size mismatch for fc.bias"),
+    (change(fc__bias=torch.zeros(1000)), "size mismatch for fc.weight"),
+    (change(fc__weight=[0.0] * 1008), "fc.weight"),
+    (change(conv1__weight=torch.zeros(2)), 'Unexpected key(s) in state_dict: "conv1.weight"'),
 ])
 def test_files_of_something_else_are_refused_with_what_was_found(content, problem, tmp_path):
     path = save(tmp_path / "weights.pth", content)
     with pytest.raises(UserError) as caught:
         inception.load_inception(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: ") and problem in message
-    assert all(published.url in message for published in inception.PUBLISHED.values())
+    assert message.startswith(f"{path}: not the weights of InceptionV3") and problem in message
+    assert all(published.url in message for published in inception.PUBLISHED.values()) and "\n" not in message
+
+
+def test_half_precision_is_computed_in_full(tmp_path, pixels):
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file({name: tensor.half().contiguous() for name, tensor in blank_tensors("fid").items()},
+                                path)
+    assert inception.load_inception(path)(pixels[:1]).dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-@pytest.mark.parametrize("data", [b"", b"not weights\n", pickle.dumps(print)])
+@pytest.mark.parametrize("data", [b"", b"not weights\n", pickle.dumps(print), b"PK\x03\x04" + bytes(60)])
 def test_files_that_hold_no_tensors_are_refused(name, data, tmp_path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match="cannot be read as weights") as caught:
@@ -451,4 +403,3 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path, monkeypatch):
     message = str(caught.value)
     assert url in message and str(tmp_path / "hub" / "checkpoints") in message
     assert "--inception_weights PATH" in message and "\n" not in message
-    assert socket.getdefaulttimeout() is None

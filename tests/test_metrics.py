@@ -1,6 +1,5 @@
 """Distances and intervals: closed forms, independent references, simulations with a stated bound."""
 
-import pickle
 from datetime import timedelta
 
 import numpy as np
@@ -12,16 +11,14 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from utils.metrics import distances
+from utils.metrics.distance_metrics import FrechetDistance, KernelDistance
 from utils.metrics.distances import (
-    FrechetDistance,
     KernelComparison,
-    KernelDistance,
     frechet_distance,
     kernel_distance,
-    kernel_distance_interval,
-    kernel_distance_subsets,
+    published_kernel_distance,
 )
-from utils.metrics.intervals import mean_interval, ratio_interval, split_halves
+from utils.metrics.intervals import ratio_interval, split_halves
 
 
 def draw(n, d, seed=0, mean=0.0, scale=1.0):
@@ -86,6 +83,14 @@ def test_frechet_distance_is_that_of_torchmetrics():
 
 
 # Kernel distance
+
+
+def kernel_distance_subsets(x, y, *arguments, groups=(None, None), **settings):
+    return KernelComparison(x, y, groups).subsets(*arguments, **settings)
+
+
+def kernel_distance_interval(x, y, *arguments, groups=(None, None), **settings):
+    return KernelComparison(x, y, groups).interval(*arguments, **settings)
 
 
 def double_loop(x, y, unbiased):
@@ -161,14 +166,6 @@ def test_blocks_change_no_number(monkeypatch):
     monkeypatch.setattr(distances, "KEPT_ROWS", 69)
     assert KernelComparison(x, y).kept is None
     assert measure() == pytest.approx(whole, rel=1e-9, abs=1e-13)
-
-
-def test_one_comparison_gives_the_numbers_of_the_functions():
-    x, y = draw(40, 20, 1), draw(50, 20, 2)
-    comparison = KernelComparison(x, y)
-    assert comparison.distance(False) == kernel_distance(x, y, False)
-    assert comparison.subsets(7, 15, 3) == kernel_distance_subsets(x, y, 7, 15, 3)
-    assert comparison.interval(20, 3, 0.8) == kernel_distance_interval(x, y, 20, 3, 0.8)
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
@@ -262,8 +259,7 @@ BAD = {"one row": (np.ones((1, 4)), "at least two images"), "no row": (np.ones((
 
 
 @pytest.mark.parametrize("name", BAD)
-@pytest.mark.parametrize("function", [frechet_distance, kernel_distance, kernel_distance_interval,
-                                      kernel_distance_subsets])
+@pytest.mark.parametrize("function", [frechet_distance, kernel_distance])
 def test_unusable_features_are_refused(function, name):
     features, message = BAD[name]
     for pair in ((features, np.eye(5, 4)), (np.eye(5, 4), features)):
@@ -356,6 +352,11 @@ def test_two_images_are_enough_for_a_number_and_an_interval():
 # Metrics that accumulate
 
 
+def value_of(metric):
+    value = metric.compute()
+    return float(value.distance if isinstance(metric, KernelDistance) else value)
+
+
 DISTANCES = [(FrechetDistance, frechet_distance), (KernelDistance, kernel_distance)]
 
 
@@ -370,44 +371,51 @@ def accumulate(metric, x, y, batch=7):
 def test_batches_give_the_distance_of_the_whole(metric, function):
     x, y = draw(50, 8, 1).astype(np.float32), draw(40, 8, 2).astype(np.float32)
     metric = accumulate(metric(), x, y)
-    assert metric.compute().dtype == torch.float64
-    assert float(metric.compute()) == function(x, y)
+    assert value_of(metric) == function(x, y)
 
     metric.reset()
-    with pytest.raises(ValueError, match="at least two images"), pytest.warns(UserWarning, match="before"):
+    with pytest.raises(ValueError, match="No samples"), pytest.warns(UserWarning, match="before"):
         metric.compute()
-    assert float(accumulate(metric, y, x).compute()) == function(y, x)
+    assert value_of(accumulate(metric, y, x)) == function(y, x)
 
 
 @pytest.mark.parametrize(("metric", "function"), DISTANCES)
 def test_fp64_features_are_kept_when_asked_for(metric, function):
     x, y = draw(20, 8, 1), draw(20, 8, 2)
-    assert float(accumulate(metric(), x, y).compute()) != function(x, y)
-    assert float(accumulate(metric().set_dtype(torch.float64), x, y).compute()) == function(x, y)
+    assert value_of(accumulate(metric(), x, y)) != function(x, y)
+    assert value_of(accumulate(metric().set_dtype(torch.float64), x, y)) == function(x, y)
 
 
-@pytest.mark.parametrize(("metric", "function"), DISTANCES)
-def test_copies_carry_the_features_and_go_their_own_way(metric, function):
+def test_the_kernel_metric_gives_what_was_asked_for_and_knows_rows_of_one_image():
     x, y = draw(20, 8, 1).astype(np.float32), draw(20, 8, 2).astype(np.float32)
-    original = accumulate(metric(), x, y)
-    for copy in (original.clone(), pickle.loads(pickle.dumps(original))):
-        assert float(copy.compute()) == function(x, y)
-        copy.update(x, real=False)
-        assert float(copy.compute()) == function(x, np.concatenate([y, x]))
-        assert float(original.compute()) == function(x, y)
+    labels = (np.arange(20) // 2, np.arange(20) // 3)
+
+    def estimate(**settings):
+        metric = KernelDistance(**settings)
+        metric.update(x, True, labels[0])
+        metric.update(y[::-1].copy(), False, labels[1][::-1].copy())  # sorted by their image again
+        return metric.compute()
+
+    found = estimate(num_resamples=50, num_subsets=20, subset_size=4, seed=3)
+    comparison = KernelComparison(x, y, labels)
+    assert found.distance == pytest.approx(comparison.distance(), rel=1e-12) != kernel_distance(x, y)
+    assert (found.low, found.high) == pytest.approx(comparison.interval(50, 3), rel=1e-9)
+    assert (found.subset_mean, found.subset_std) == pytest.approx(comparison.subsets(20, 4, 3), rel=1e-9)
+    assert estimate()[1:] == (None,) * 4
+    biased = estimate(unbiased=False, num_subsets=100, subset_size=20)
+    assert biased.distance == pytest.approx(kernel_distance(x, y, unbiased=False))
+    assert biased.subset_mean == pytest.approx(published_kernel_distance(x, y), rel=1e-9)
 
 
-def test_biased_kernel_distance_accumulates_too():
-    x, y = draw(20, 8, 1).astype(np.float32), draw(20, 8, 2).astype(np.float32)
-    assert float(accumulate(KernelDistance(unbiased=False), x, y).compute()) == kernel_distance(x, y, unbiased=False)
-
-
-def test_metrics_refuse_features_of_another_width():
+def test_samples_that_do_not_fit_are_refused():
     metric = FrechetDistance()
-    metric.update(np.ones((3, 4)), real=True)
-    for features, message in ((np.ones((3, 5)), "different widths: 4 and 5"), (np.ones(4), "shape")):
-        with pytest.raises(ValueError, match=message):
-            metric.update(features, real=False)
+    metric.update(np.ones((3, 4)), True)
+    metric.update(np.ones((3, 5)), False)
+    with pytest.raises(ValueError, match="different widths: 4 and 5"):
+        metric.compute()
+    metric.update(np.ones((3, 4)), True, [0, 1, 2])
+    with pytest.raises(ValueError, match="3 numbers of images for 6 rows"):
+        metric.compute()
 
 
 def compute_in_process(other, address, shares, results):
@@ -417,29 +425,39 @@ def compute_in_process(other, address, shares, results):
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2,
                                          timeout=timedelta(minutes=2))
     values = []
-    for metric in (FrechetDistance(), KernelDistance()):
+    for metric in (FrechetDistance(), KernelDistance(num_resamples=20)):
         for share in (rank, 1 - rank):
-            accumulate(metric, *shares[share])
-            values.append(float(metric.compute()))
+            for features, images, real in shares[share]:
+                metric.update(features, real, images)
+            values += [value_of(metric), getattr(metric.compute(), "low", 0)]
             metric.reset()
     torch.distributed.destroy_process_group()
     np.save(results / f"{rank}.npy", values)
 
 
 def test_two_processes_compute_the_distance_of_all_images(tmp_path):
-    """Shares differ in size, and one process has no generated image at all."""
+    """Each has every second image, of other numbers of rows; one has no generated image at all."""
     x, y = draw(50, 8, 1).astype(np.float32), draw(40, 8, 2).astype(np.float32)
-    arguments = f"file://{tmp_path}/group", [(x[:20], y), (x[20:], y[:0])], tmp_path
-    child = torch.multiprocessing.spawn(compute_in_process, arguments, join=False)  # process 0 there is rank 1
+    images = np.repeat(np.arange(25), 2)
+    shares = [[(x[images % 2 == rank], images[images % 2 == rank], True),
+               (y[:40 * rank], np.arange(40 * rank), False)] for rank in range(2)]
+    arguments = f"file://{tmp_path}/group", shares, tmp_path
+    child = torch.multiprocessing.start_processes(  # process 0 there is rank 1
+        compute_in_process, arguments, join=False, start_method="fork")
     compute_in_process(1, *arguments)
     while not child.join():
         pass
-    expected = [value for _, function in DISTANCES for value in 2 * [function(x, y)]]
+    comparison = KernelComparison(x, y, (images, None))
+    expected = 2 * [frechet_distance(x, y), 0] + 2 * [comparison.distance(), comparison.interval(20)[0]]
     for rank in range(2):
         assert np.load(tmp_path / f"{rank}.npy") == pytest.approx(expected, rel=1e-9)
 
 
 # Intervals of means, halves
+
+
+def mean_interval(values, **settings):
+    return ratio_interval(values, np.ones(len(values)), **settings)
 
 
 def test_mean_interval_is_as_wide_as_theory_has_it():
@@ -450,17 +468,19 @@ def test_mean_interval_is_as_wide_as_theory_has_it():
     assert mean_interval(values, seed=3) == mean_interval(list(values), seed=3) != mean_interval(values, seed=4)
 
 
-def test_equal_numbers_have_an_interval_without_width():
-    assert mean_interval([0.25] * 10) == (0.25, 0.25)
+@pytest.mark.parametrize("n", [1, 2, 10])
+def test_equal_numbers_have_an_interval_without_width(n):
+    assert mean_interval([0.25] * n) == (0.25, 0.25)
 
 
-@pytest.mark.parametrize(("num_true", "n"), [(0, 10), (10, 10), (81, 263), (1, 1)])
-def test_rates_have_the_wilson_interval(num_true, n):
+@pytest.mark.parametrize(("num_true", "n", "expected"), [
+    (81, 263, (0.2553, 0.3662)), (0, 20, (0, 0.1611)), (1, 29, (0.0061, 0.1718)), (1, 1, (0.2065, 1))])
+def test_rates_have_the_wilson_interval(num_true, n, expected):
+    """The examples of Newcombe 1998, Statistics in Medicine 17; of 1 of 1 it is 1 / (1 + 1.96²) to 1."""
     values = [True] * num_true + [False] * (n - num_true)
-    expected = scipy.stats.binomtest(num_true, n).proportion_ci(0.9, "wilson")
-    assert mean_interval(values, level=0.9) == pytest.approx((expected.low, expected.high), abs=1e-12)
-    of_some = ratio_interval([*values, True], [*[True] * n, False], level=0.9)  # the last image does not count
-    assert of_some == mean_interval(values, level=0.9)
+    assert mean_interval(values) == pytest.approx(expected, abs=6e-5)
+    of_some = ratio_interval([*values, True], [*[True] * n, False])  # the last image does not count
+    assert of_some == mean_interval(values)
 
 
 def test_ratio_interval_resamples_images_and_not_what_they_add():
@@ -472,26 +492,16 @@ def test_ratio_interval_resamples_images_and_not_what_they_add():
     low, high = ratio_interval(counts * sums, counts)
     residuals = counts * (sums - (counts * sums).sum() / counts.sum())
     assert high - low == pytest.approx(2 * 1.96 * residuals.std() / counts.mean() / np.sqrt(300), rel=0.1)
+    few = ratio_interval([0.5, 0, 0.7], [1, 0, 1])  # resamples of the second image alone have no mean
+    assert 0.5 <= few[0] < few[1] <= 0.7
 
 
-@pytest.mark.parametrize("values", [None, [], [1.0, None], [np.nan], [[1.0]], ["a"], 3.0], ids=repr)
-def test_intervals_of_nothing_or_no_numbers_are_refused(values):
-    with pytest.raises(ValueError, match="interval needs"):
-        mean_interval(values)
-
-
-@pytest.mark.parametrize("arguments", [{"num_resamples": 0}, {"level": 0}, {"level": 1}, {"level": 95}])
-def test_impossible_resampling_is_refused(arguments):
-    with pytest.raises(ValueError, match="must"):
-        mean_interval([1.0, 2.0], **arguments)
-    with pytest.raises(ValueError, match="must"):
-        kernel_distance_interval(draw(5, 4), draw(5, 4), **arguments)
-
-
-def test_ratios_over_nothing_are_refused():
-    for arguments in (([1.0], [0]), ([1.0, 2.0], [1])):
-        with pytest.raises(ValueError, match="interval"):
-            ratio_interval(*arguments)
+@pytest.mark.parametrize("arguments", [
+    ([np.nan], [1]), ([1.0], [0]), ([1.0, 2.0], [1]), ([], []), ([1.0, 2.0], [1, 1], 0), ([1.0, 2.0], [1, 1], 9, 0, 95),
+])
+def test_intervals_of_nothing_or_no_numbers_are_refused(arguments):
+    with pytest.raises(ValueError, match="interval|must"):
+        ratio_interval(*arguments)
 
 
 def test_halves_are_disjoint_and_equal_and_depend_on_the_seed_alone():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.metrics.results_table import collect_cells, format_table, main, parse_args
+from utils.metrics.results_table import collect_cells, format_table
 from utils.system.errors import UserError
 from utils.system.files import append_row, read_rows
 
@@ -84,29 +84,6 @@ def test_a_damaged_row_is_named_with_its_line(tmp_path, content, line):
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"results\.jsonl, line {line}: "):
         read_rows(path)
-
-
-@pytest.mark.parametrize(("change", "problem"), [
-    ({"fid": "12.3"}, "fid and the ends of its interval must be numbers"), ({"fid_h": [1]}, "fid_h and the ends"),
-    ({"num_images": True}, "num_images and"), ({"fid_low": "1", "fid_high": 2}, "fid and the ends"),
-    ({"fid_low": 1.0}, "fid has one end"), ({"name": 7}, "name must be a text"), ({"name": ["a"]}, "name must be"),
-])
-def test_values_of_a_wrong_kind_are_named_with_their_line(tmp_path, change, problem):
-    path = tmp_path / "results.jsonl"
-    append_row(path, FID | {"name": "x"})
-    append_row(path, FID | {"name": "x"} | change)
-    with pytest.raises(UserError, match=rf"results\.jsonl, line 2: {problem}"):
-        main(parse_args([str(path)]))
-
-
-@pytest.mark.parametrize("change", [
-    {"fid": None}, {"features": ["x"], "protocol": 3}, {"fid_unit": {}, "fid_num_real": "many"}, {"script": 5},
-    {"name": "a\n\x1b[2Jb"}, {"name": ""}, {"fid_low": None, "fid_high": None}, {"fid": 10**400},
-])
-def test_odd_values_of_the_rest_are_shown_on_their_lines(tmp_path, capsys, change):
-    append_row(tmp_path / "results.jsonl", FID | {"name": "x"} | change)
-    main(parse_args([str(tmp_path / "results.jsonl")]))
-    assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
 
 
 def test_a_file_without_rows_is_refused(tmp_path):

@@ -172,7 +172,7 @@ BAD_CONFIGS = [  # file, the whole of it or what changes in it, what the message
     ("model_index.json", {"unet": ["diffusers", 5]}, "the unet is missing"),
     *((f"{part}/config.json", "x", f"{part}/config.json") for part in ("text_encoder", "vae", "unet")),
     *((f"{part}/config.json", QUANTIZED, "quantized") for part in ("text_encoder", "unet")),
-    ("text_encoder/config.json", {"attn_implementation": "kernels-community/flash-attn"}, "code of the hub"),
+    ("text_encoder/config.json", {"_attn_implementation": "owner/kernel"}, "the text_encoder does not load"),
     ("text_encoder/config.json", {"num_attention_heads": 0}, "the text_encoder does not load"),
     ("vae/config.json", {"act_fn": None}, "the vae does not load"),
     ("unet/config.json", {"attention_head_dim": 0}, "the unet does not load"),

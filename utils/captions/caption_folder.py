@@ -39,20 +39,13 @@ def file_stamp(path):
     return [status.st_size, status.st_mtime_ns]
 
 
-def check_record(record):
-    """The record. ValueError, LookupError or TypeError unless it has a name, a stamp, and a caption or a problem."""
-    texts = {key: record[key] for key in ("name", "caption", "problem") if key in record}
-    stamp = record["stamp"]
-    are_lines = all(isinstance(text, str) and is_line(text) for text in texts.values())
-    str.encode(record.get("caption", ""))  # ValueError: half of a surrogate pair, which no list can hold
-    if not are_lines or len(texts) != 2 or "name" not in texts or not (stamp is None or isinstance(stamp, list)):
-        raise ValueError("not a record of an image")
-    return record
-
-
 def parse_batch(row):
-    """The records of a row of the journal by the names of their images."""
-    return {record["name"]: check_record(record) for record in row["batch"]}
+    """The records of a row of the journal by the names of their images: each with a stamp, a caption or a problem."""
+    records = {record["name"]: record for record in row["batch"]}
+    if not all("stamp" in record and is_line(record.get("caption") or record["problem"])
+               for record in records.values()):
+        raise ValueError("not a record of an image")
+    return records
 
 
 def lock_captions(folder, captioner):

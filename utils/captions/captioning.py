@@ -150,7 +150,7 @@ def caption_splits(args, captioner):
         for folder in folders:
             todo = folder.unfinished()
             progress = tqdm(total=len(folder.paths), initial=len(folder.paths) - len(todo), desc=str(folder.folder),
-                            unit="image", disable=None if todo else True)
+                            unit="image", disable=not todo)
             with progress:
                 for records in caption_batches(todo, captioner, args.batch_size, args.seed) if todo else ():
                     folder.append(settings, records)

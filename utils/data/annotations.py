@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from utils.system.errors import UserError
-from utils.system.files import read_json
+from utils.system.files import read_object
 
 NUM_LANDMARKS = 21
 
@@ -21,14 +21,8 @@ def read_annotations(path):
     has them, `hand_landmarks` (per box 21 × [x, y], or None) and `user_id`; other fields are dropped.
     UserError naming the file and the entry for anything else.
     """
-    try:
-        entries = read_json(path)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; a JSON file of HaGRID is expected") from error
-    if not isinstance(entries, dict):
-        raise UserError(f"{path}: holds {_kind(entries)}, expected an object of image names, as HaGRID's files are")
     records = {}
-    for stem, entry in entries.items():
+    for stem, entry in read_object(path).items():
         try:
             _require(stem not in ("", ".", "..") and not set(stem) & set("/\\\0"), "is no name of an image")
             records[stem] = _check_record(entry)
@@ -78,7 +72,7 @@ def read_gesturing_boxes(path, gesture):
 
 def _check_record(entry):
     """The fields of one entry that we use. ValueError saying what is wrong with it."""
-    _require(isinstance(entry, dict), f"is {_kind(entry)}, expected an object")
+    _require(isinstance(entry, dict), "a JSON object is expected")
     bboxes, labels = entry.get("bboxes"), entry.get("labels")
     _require(isinstance(bboxes, list) and all(_are_numbers(box, 4) for box in bboxes),
              "bboxes must be a list of [x, y, width, height], finite numbers")
@@ -102,11 +96,6 @@ def _check_record(entry):
 def _require(condition, problem):
     if not condition:
         raise ValueError(problem)
-
-
-def _kind(value):
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 def _are_numbers(values, count):

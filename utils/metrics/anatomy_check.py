@@ -39,101 +39,7 @@ def parse_args(argv=None):
     return args
 
 
-# Images
-
-
-def render_pool(args, gesture, malformed):
-    """Folder with the sound or the malformed hands of a gesture, rendered once: paths in order."""
-    from utils.data.images import save_image
-    from utils.synthetic.render import render_scenes
-
-    count = args.num_images * args.num_sets * (1 if malformed else 2)  # sound ones are the reference as well
-    folder = args.output_dir / "images" / f"{gesture}_{'malformed' if malformed else 'sound'}"
-    settings = {"gesture": gesture, "count": count, "resolution": args.resolution, "malformed": malformed,
-                "seed": args.seed}
-    paths = [folder / f"{index:05d}.png" for index in range(count)]
-    if (folder / "render.json").is_file() and files.read_json(folder / "render.json") == settings:
-        return paths
-    scenes = render_scenes(gesture, count, args.resolution, args.seed, (int(malformed), *gesture.encode()),
-                           float(malformed), args.num_workers, f"rendering {folder.name}")
-    for path, scene in zip(paths, scenes, strict=True):
-        save_image(scene.image, path)
-    files.write_json(folder / "render.json", settings)
-    return paths
-
-
-def compose_set(sound, malformed, share):
-    """One set of len(sound) items, the first of `sound` and of `malformed`, in the proportion of `share`."""
-    number = round(share * len(sound))
-    return sound[: len(sound) - number] + malformed[:number]
-
-
-# Metrics
-
-
-class Pool:
-    """What is measured of every image once: its hands, and its features as a whole and per hand."""
-
-    def __init__(self, paths, extractor, args, device):
-        from utils.hands.detector import detect_folder
-        from utils.metrics.features import extract_features, landmark_features
-
-        self.records = detect_folder(paths, args.num_workers, max_num_hands=2)
-        self.features = {
-            crop: extract_features(extractor, self.records, crop, device, args.batch_size, progress=f"features, {crop}")
-            for crop in ("full", "hand")
-        }
-        self.features["landmarks"] = landmark_features(self.records)
-
-
-def measure_set(reference, items, gesture):
-    """{metric: value} of a list of (pool, index) against a list of (pool, index)."""
-    import numpy as np
-
-    from utils.data.gestures import get_gesture
-    from utils.hands.detector import best_hand
-    from utils.hands.finger_states import matches_gesture
-    from utils.metrics.distances import frechet_distance, kernel_distance
-    from utils.metrics.features import join_shares
-
-    def rows(chosen, kind):
-        pools = dict.fromkeys(pool for pool, _ in chosen)
-        return join_shares([pool.features[kind].of_images([i for p, i in chosen if p is pool]) for pool in pools])
-
-    values = {}
-    for kind, name in (("full", "{} (synthetic)"), ("hand", "{}-H (synthetic)"), ("landmarks", "{}-H (landmarks)")):
-        real, fake = rows(reference, kind), rows(items, kind)
-        values[name.format("FID")] = frechet_distance(real.features, fake.features)
-        values[name.format("KID")] = kernel_distance(real.features, fake.features,
-                                                     groups=(real.image_index, fake.image_index))
-
-    hands = [pool.records[index][1] for pool, index in items]
-    scores = [[hand.score for hand in found] for found in hands]
-    row = get_gesture(gesture)
-    values["HAND-CONF"] = float(np.mean(sum(scores, [])))
-    values["HAND-CONF, no hand = 0"] = float(np.mean([max(found, default=0.0) for found in scores]))
-    values["detection rate"] = float(np.mean([bool(found) for found in hands]))
-    values["gesture match rate"] = float(np.mean([matches_gesture(best_hand(found), row)
-                                                  for found in hands if found]))
-    return values
-
-
-def check_gesture(args, gesture, extractor, device):
-    """{metric: (sets, shares) array} of one gesture."""
-    import numpy as np
-
-    sound, malformed = (Pool(render_pool(args, gesture, wrong), extractor, args, device) for wrong in (False, True))
-    found = {name: np.zeros((args.num_sets, len(SHARES))) for name in METRICS}
-    for number in range(args.num_sets):
-        first = number * args.num_images
-        own = [(malformed, first + i) for i in range(args.num_images)]
-        reference, other = ([(sound, 2 * first + start + i) for i in range(args.num_images)]
-                            for start in (0, args.num_images))
-        for column, share in enumerate(SHARES):
-            values = measure_set(reference, compose_set(other, own, share), gesture)
-            for name in METRICS:
-                found[name][number, column] = values[name]
-    return found
+# Results
 
 
 def summarize(found):
@@ -155,9 +61,6 @@ def summarize(found):
                          "change_at_100_in_std": float(change[:, -1].mean() / max(spread[0], 1e-12)),
                          "smallest_seen": min(seen, default=None)}
     return summary
-
-
-# Results
 
 
 def format_markdown(gesture, summary, args):
@@ -196,13 +99,30 @@ def save_plot(path, found):
 
 
 def main(args):
+    import numpy as np
+
+    from utils.metrics.anatomy_sets import Pool, compose_set, measure_set, render_pool
     from utils.synthetic.feature_network import load_feature_network
     from utils.system.device import resolve_device
 
     device = resolve_device(args.device)
     extractor = load_feature_network()
     files.write_settings(args.output_dir / "config.json", args)
-    found = {gesture: check_gesture(args, gesture, extractor, device) for gesture in dict.fromkeys(args.gesture)}
+
+    # Every metric of every set: of each gesture {metric: (sets, shares)}
+    found = {}
+    for gesture in dict.fromkeys(args.gesture):
+        sound, malformed = (Pool(render_pool(args, gesture, wrong), extractor, args, device) for wrong in (False, True))
+        found[gesture] = {name: np.zeros((args.num_sets, len(SHARES))) for name in METRICS}
+        for number in range(args.num_sets):
+            first = number * args.num_images
+            own = [(malformed, first + i) for i in range(args.num_images)]
+            reference, other = ([(sound, 2 * first + start + i) for i in range(args.num_images)]
+                                for start in (0, args.num_images))
+            for column, share in enumerate(SHARES):
+                values = measure_set(reference, compose_set(other, own, share), gesture)
+                for name in METRICS:
+                    found[gesture][name][number, column] = values[name]
 
     # Save, then print
     summaries = {gesture: summarize(metrics) for gesture, metrics in found.items()}

@@ -9,13 +9,13 @@ import math
 
 import numpy as np
 import torch
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from utils.metrics.intervals import check_resampling, percentile_interval
 
 BLOCK_ROWS = 256  # rows and columns of a block of kernel values; of xx and yy half the blocks are enough
 KEPT_ROWS = 4096  # images a side up to which all blocks are kept, 400 MB at most
+LEAST_FOR_INTERVAL = 4  # images a side; resamples of two or three hold hardly anything but the same pair
+PUBLISHED_SUBSETS, PUBLISHED_SUBSET_SIZE = 100, 1000
 
 
 def as_features(features, name):
@@ -136,17 +136,17 @@ class KernelComparison:
         everything = [torch.ones(1, len(sample), dtype=torch.float64) for sample in (self.x, self.y)]
         return float(self.estimate(*everything, unbiased))
 
-    def part(self, rows_x, rows_y):
-        """The comparison of these rows (index tensors) only."""
-        groups = (self.groups["x"][rows_x], self.groups["y"][rows_y]) if self.has_groups else (None, None)
-        return KernelComparison(self.x[rows_x], self.y[rows_y], groups)
-
     def count_images(self):
         """(images of x, images of y): groups, or rows where there are none."""
         return tuple(int(numbers.max()) + 1 for numbers in self.groups.values())
 
     def subsets(self, num_subsets=100, subset_size=None, seed=0, unbiased=True):
-        """As kernel_distance_subsets."""
+        """(mean, standard deviation) of the distance over seeded random subsets of both samples.
+
+        `subset_size` counts images, of which all rows are taken: by default half of those of the smaller sample.
+        Subsets overlap, so their spread is not a standard error: it shrinks to nothing as they approach the whole
+        sample, and at half of it is only a rough guide. ValueError if a subset is larger than a sample or below 2.
+        """
         num_x, num_y = self.count_images()
         subset_size = min(num_x, num_y) // 2 if subset_size is None else subset_size
         if num_subsets < 1 or not 2 <= subset_size <= min(num_x, num_y):
@@ -155,15 +155,20 @@ class KernelComparison:
         rng = np.random.default_rng(seed)
         weights = [count_draws(np.stack([rng.permutation(num)[:subset_size] for _ in range(num_subsets)]), num)
                    [:, self.groups[name]] for name, num in (("x", num_x), ("y", num_y))]
-        if self.kept:
-            values = self.estimate(*weights, unbiased)
-        else:  # small matrices of their own are cheaper than all blocks
-            values = torch.tensor([self.part(*(torch.nonzero(drawn).flatten() for drawn in both)).distance(unbiased)
-                                   for both in zip(*weights, strict=True)], dtype=torch.float64)
+        values = self.estimate(*weights, unbiased)
         return float(values.mean()), float(values.std(correction=0))
 
     def interval(self, num_resamples=1000, seed=0, level=0.95):
-        """As kernel_distance_interval."""
+        """(low, high) of the unbiased distance by the percentile bootstrap; x and y are resampled separately.
+
+        Rows of one group are drawn together: drawn apart, they would make the interval too narrow. Neither they nor
+        two draws of one row are a pair: counted as one they would add large kernel values to the xx and yy terms and
+        move the interval off the estimate. What is left is divided by its own weight, and where images have as many
+        rows each, the mean over resamples is then the estimate itself. Where the distributions differ clearly the
+        coverage is the nominal one. Where they are nearly equal the U-statistic is degenerate; the bootstrap takes the
+        noise of its projection for a signal, three times its variance comes out, and the interval is about 1.7 times
+        too wide: it errs on the safe side.
+        """
         check_resampling(num_resamples, level)
         rng = np.random.default_rng(seed)
         weights = [resample_groups(rng, numbers, num_resamples) for numbers in self.groups.values()]
@@ -210,82 +215,11 @@ def kernel_distance(x, y, unbiased=True, groups=(None, None)):
     return KernelComparison(x, y, groups).distance(unbiased)
 
 
-def kernel_distance_subsets(x, y, num_subsets=100, subset_size=None, seed=0, unbiased=True, groups=(None, None)):
-    """(mean, standard deviation) of the kernel distance over seeded random subsets of both samples.
-
-    `subset_size` counts images, of which all rows are taken: by default half of those of the smaller sample. Subsets
-    overlap, so their spread is not a standard error: it shrinks to nothing as they approach the whole sample, and at
-    half of it is only a rough guide. The published protocol is 100 subsets of min(n, 1000), biased. ValueError if a
-    subset is larger than a sample or below 2.
-    """
-    return KernelComparison(x, y, groups).subsets(num_subsets, subset_size, seed, unbiased)
+def published_subset_size(num_x, num_y):
+    return min(num_x, num_y, PUBLISHED_SUBSET_SIZE)
 
 
-def kernel_distance_interval(x, y, num_resamples=1000, seed=0, level=0.95, groups=(None, None)):
-    """(low, high) of the unbiased kernel distance by the percentile bootstrap; x and y are resampled separately.
-
-    `groups` as in kernel_distance: drawn apart, rows of one image would make the interval too narrow. Neither they nor
-    two draws of one row are a pair: counted as one they would add large kernel values to the xx and yy terms and move
-    the interval off the estimate. What is left is divided by its own weight, and where images have as many rows each,
-    the mean over resamples is then the estimate itself. Where the distributions differ clearly the coverage is the
-    nominal one. Where they are nearly equal the U-statistic is degenerate; the bootstrap takes the noise of its
-    projection for a signal, three times its variance comes out, and the interval is about 1.7 times too wide: it errs
-    on the safe side.
-    """
-    return KernelComparison(x, y, groups).interval(num_resamples, seed, level)
-
-
-# Metrics that accumulate
-
-
-class FeatureDistance(Metric):
-    """Two growing samples of features; the subclasses say which distance `compute` returns (fp64 scalar).
-
-    Features are kept in the metric's dtype: fp32 unless set_dtype says otherwise. They are kept flat, with their
-    width beside them, because a process that has seen no image can then take part in the gathering.
-    """
-
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.add_state("real_features", [], dist_reduce_fx="cat")
-        self.add_state("fake_features", [], dist_reduce_fx="cat")
-        self.add_state("width", torch.tensor(0), dist_reduce_fx="max")
-
-    def update(self, features, real):
-        """Adds `features` (n, d) of real images or, with real=False, of generated ones."""
-        features = torch.as_tensor(features, device=self.device, dtype=self.dtype)
-        width = int(self.width)
-        if features.ndim != 2 or not features.shape[1]:
-            raise ValueError(f"features must have the shape (images, width), not {tuple(features.shape)}")
-        if width and features.shape[1] != width:
-            raise ValueError(f"features of different widths: {width} and {features.shape[1]}")
-        self.width.fill_(features.shape[1])
-        (self.real_features if real else self.fake_features).append(features.flatten())
-
-    def samples(self):
-        """(real, fake) features, each (n, d)."""
-        states = (self.real_features, self.fake_features)
-        return [(dim_zero_cat(state) if len(state) else torch.empty(0)).reshape(-1, max(1, int(self.width)))
-                for state in states]
-
-
-class FrechetDistance(FeatureDistance):
-    """frechet_distance as a torchmetrics.Metric: update(features, real), compute()."""
-
-    def compute(self):
-        return torch.tensor(frechet_distance(*self.samples()), dtype=torch.float64)
-
-
-class KernelDistance(FeatureDistance):
-    """kernel_distance as a torchmetrics.Metric: update(features, real), compute()."""
-
-    def __init__(self, unbiased=True, **kwargs):
-        super().__init__(**kwargs)
-        self.unbiased = unbiased
-
-    def compute(self):
-        return torch.tensor(kernel_distance(*self.samples(), self.unbiased), dtype=torch.float64)
+def published_kernel_distance(x, y, seed=0):
+    """The KID of the paper's programs: the mean of the biased kernel distance over seeded random subsets."""
+    size = published_subset_size(len(x), len(y))
+    return KernelComparison(x, y).subsets(PUBLISHED_SUBSETS, size, seed, unbiased=False)[0]

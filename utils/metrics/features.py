@@ -129,19 +129,6 @@ def extract_features(extractor, records, crop, device, batch_size=32, cache_dir=
     return found
 
 
-def join_shares(shares):
-    """One FeatureSet of a whole folder from those of its images 0, n, 2n, …; 1, n + 1, …; for n processes.
-
-    Of other sets, it keeps apart what are different images.
-    """
-    if len(shares) == 1:
-        return shares[0]
-    image_index = np.concatenate([len(shares) * share.image_index + i for i, share in enumerate(shares)])
-    order = np.argsort(image_index, kind="stable")
-    return FeatureSet(np.concatenate([share.features for share in shares])[order], image_index[order],
-                      [message for share in shares for message in share.unreadable])
-
-
 def landmark_features(records):
     """FeatureSet of the canonical landmarks of every detected hand: 60 numbers, the wrist being the origin."""
     hands = [(index, hand) for index, (_, hands) in enumerate(records) for hand in hands or []]

@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import math
 import pickle
-import socket
 import sys
 import warnings
 from pathlib import Path
@@ -12,13 +11,11 @@ from typing import NamedTuple
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from utils.metrics.inception_input import PREPARE
 from utils.metrics.inception_network import InceptionV3
 from utils.system.errors import UserError, first_line
-
-TIMEOUT = 30  # seconds without an answer, after which a download counts as failed
-COUNTER = "num_batches_tracked"  # of training: some files have it, others don't, and nothing here needs it
 
 
 class Published(NamedTuple):
@@ -56,21 +53,20 @@ def load_inception(weights="fid", resize="clean", seed=0, variant="fid"):
     weights = str(weights)
     if weights == "random":
         network, settings = empty_network(variant), {"weights": weights, "variant": variant, "weights_seed": seed}
-        tensors = draw_tensors(network, seed)
+        network.load_state_dict(draw_tensors(network, seed), assign=True)
         network.name = "random Inception, not comparable"
     else:
         path = fetch_weights(PUBLISHED[weights]) if weights in PUBLISHED else Path(weights)
         digest = hash_file(path)
         if weights in PUBLISHED and not digest.startswith(PUBLISHED[weights].hash_prefix):
             raise UserError(f"{path}: damaged, its SHA-256 begins with {digest[:8]}; delete it and run again")
-        network, tensors = read_weights(path)
+        network = read_weights(path)
         published = PUBLISHED[network.variant]
         known = digest.startswith(published.hash_prefix)
         network.name = published.name if known else f"{published.name} (unverified weights {digest[:8]})"
         settings = {"weights": network.variant, "weights_sha256": digest}
-    network.load_state_dict(tensors, assign=True)
     network.settings, network.prepare = {**settings, "resize": resize}, PREPARE[resize]
-    return network.requires_grad_(False).eval()
+    return network.float().requires_grad_(False).eval()
 
 
 def empty_network(variant):
@@ -79,16 +75,13 @@ def empty_network(variant):
         return InceptionV3(variant)
 
 
-def wanted_tensors(network):
-    """The state dict without the batch counters."""
-    return {name: value for name, value in network.state_dict().items() if not name.endswith(COUNTER)}
-
-
 def draw_tensors(network, seed):
     """Tensors for `network`: He et al. 2015's normal weights, batch normalisations that change nothing."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, like in wanted_tensors(network).items():
+    for name, like in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):  # of training: nothing here needs it
+            continue
         if like.dim() > 1:
             tensors[name] = torch.randn(like.shape, generator=generator) * math.sqrt(2 / like[0].numel())
         else:
@@ -101,76 +94,42 @@ def fetch_weights(published):
     path = Path(torch.hub.get_dir(), "checkpoints", published.file_name)
     if not path.is_file():
         print(f"downloading {published.url} to {path.parent}", file=sys.stderr)
-        timeout = socket.getdefaulttimeout()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            socket.setdefaulttimeout(TIMEOUT)
             torch.hub.download_url_to_file(published.url, str(path), published.hash_prefix)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise UserError(f"{published.url}: cannot be downloaded ({first_line(error)}); fetch the file elsewhere "
                             f"and put it into {path.parent}, or give --inception_weights PATH") from error
-        finally:
-            socket.setdefaulttimeout(timeout)
     return path
 
 
 def hash_file(path):
-    """SHA-256 in hexadecimal digits. UserError if `path` is no readable file."""
-    digest = hashlib.sha256()
+    """SHA-256 in hexadecimal digits. UserError if `path` is no file."""
     if not Path(path).is_file():  # a pipe would hang
         raise UserError(f"{path}: no such file; give {EXPECTED}")
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give {EXPECTED}") from error
-    return digest.hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_weights(path):
-    """(empty network, its tensors): of the one of the two networks that the file is for. UserError for others."""
+    """The one of the two networks that a file is for, with its tensors. UserError for files of something else."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of a TorchScript file before it refuses it
             if path.suffix == ".safetensors":
-                loaded = safetensors.torch.load_file(path)
+                tensors = safetensors.torch.load_file(path)
             else:
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
+                tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # its text tells people to load whatever the file holds
         raise UserError(f"{path}: cannot be read as weights (not tensors alone, or no torch file); "
                         f"give {EXPECTED}") from error
-    except Exception as error:  # on foreign data the loaders raise almost anything
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as weights ({first_line(error)}); give {EXPECTED}") from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path}: holds a {type(loaded).__name__}, not named tensors; give {EXPECTED}")
-    head = loaded.get("fc.bias")
-    network = empty_network("imagenet" if torch.is_tensor(head) and head.shape == (1000,) else "fid")
-    wanted = wanted_tensors(network)
-    if problem := find_mismatch(network.variant, wanted, loaded):
-        raise UserError(f"{path}: not weights of InceptionV3: {problem}; give {EXPECTED}")
-    return network, {name: loaded[name] for name in wanted}
-
-
-def find_mismatch(variant, wanted, loaded):
-    """What keeps the `loaded` values from being the `wanted` tensors, in words, or None."""
-    def describe(value):
-        return f"{tuple(value.shape)} {value.dtype}" if torch.is_tensor(value) else type(value).__name__
-
-    unused = ("AuxLogits.",) if variant == "imagenet" else ()  # a second classifier, for training only
-    missing = [name for name in wanted if name not in loaded]
-    unknown = [name for name in loaded if name not in wanted
-               and not str(name).startswith(unused) and not str(name).endswith(COUNTER)]
-    if missing:
-        first = next(map(str, loaded), "none")
-        return f"{len(missing)} of {len(wanted)} tensors missing ({missing[0]} …), found {len(loaded)} ({first} …)"
-    if unknown:
-        return f"{len(unknown)} tensors that it does not have ({unknown[0]} …)"
-    for name, tensor in wanted.items():
-        if describe(loaded[name]) != describe(tensor):
-            return f"{name} is {describe(loaded[name])}, not {describe(tensor)}"
-        if loaded[name].layout != torch.strided or loaded[name].is_meta:
-            return f"{name} is sparse or without data"
-        if not loaded[name].isfinite().all():
-            return f"{name} holds NaN or infinite values"
-    return None
+    try:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("AuxLogits.")}
+        head = getattr(tensors.get("fc.bias"), "shape", None)
+        network = empty_network("imagenet" if head == (1000,) else "fid")
+        network.load_state_dict(tensors, strict=True, assign=True)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not the weights of InceptionV3 ({problem}); give {EXPECTED}") from error
+    return network

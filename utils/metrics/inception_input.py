@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image
 
 SIDE = 299  # pixels
-LONGEST = 100  # times the short side: what is longer is cut to that before the published resize
 
 
 def prepare_clean(image):
@@ -28,24 +27,12 @@ def prepare_published(image):
     What torchvision's Resize(299) and CenterCrop(299) do to a PIL image: antialiased bilinear resize of the
     short side, rounded to 8 bits, then the middle square.
     """
-    image = cut_elongated(image)
     short = min(image.size)
     width, height = (int(SIDE * side / short) for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - SIDE) / 2), round((height - SIDE) / 2)
     pixels = np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)), dtype=np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def cut_elongated(image):
-    """`image`, or its middle part if it is longer than LONGEST times its short side.
-
-    Only the middle square is wanted in the end, but the whole long side is resized: 2.7 billion pixels if the
-    image is 30,000×1. What is cut need not end at the same fraction of a pixel, so the result may shift by that.
-    """
-    longest = LONGEST * min(image.size)
-    left, top = (max(0, (side - longest) // 2) for side in image.size)
-    return image.crop((left, top, min(image.width, left + longest), min(image.height, top + longest)))
 
 
 PREPARE = {"clean": prepare_clean, "published": prepare_published}

@@ -1,9 +1,9 @@
-"""Resampling for the metrics: intervals of means and rates, disjoint halves of a sample. NumPy only."""
-
-import math
-from statistics import NormalDist
+"""Intervals of rates and means over images, by scipy.stats, and disjoint halves of a sample."""
 
 import numpy as np
+import scipy.stats
+
+BATCH_DRAWS = 10_000_000  # of the bootstrap at a time: 80 MB
 
 
 def check_resampling(num_resamples, level):
@@ -20,46 +20,33 @@ def percentile_interval(estimates, level):
     return float(low), float(high)
 
 
-def wilson_interval(num_true, num_values, level):
-    """(low, high) of a rate (Wilson 1927). Of 0 of n or n of n it keeps a width, where a bootstrap has none."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    rate, spread = num_true / num_values, z * z / num_values
-    centre = (rate + spread / 2) / (1 + spread)
-    margin = math.sqrt(rate * (1 - rate) * spread + spread * spread / 4) / (1 + spread)
-    # The ends are exact where rounding would leave 1e-19 or 1 - 1e-16
-    return (max(0.0, centre - margin) if num_true else 0.0,
-            min(1.0, centre + margin) if num_true < num_values else 1.0)
-
-
 def ratio_interval(numerators, denominators, num_resamples=1000, seed=0, level=0.95):
     """(low, high) of the ratio of two sums over images, from what each image adds to either; images are resampled.
 
-    Truth values (bool) over truth values or ones are a rate and get the Wilson interval, without any drawing.
-    Numbers get the percentile bootstrap, the same every time for one seed; if they are all equal its width is zero,
-    which says that nothing varied, not that the value is known.
-    ValueError for lists that are empty, differ in length, hold None or infinite values, or a sum of denominators of 0.
+    Truth values (bool) over truth values or ones are a rate and get the interval of Wilson 1927, which keeps a width
+    at 0 of n and n of n, where a bootstrap has none. Numbers get the percentile bootstrap, the same every time for one
+    seed; if they are all equal its width is zero, which says that nothing varied, not that the value is known.
+    ValueError for lists that differ in length, hold infinite values, or a sum of denominators of 0.
     """
     check_resampling(num_resamples, level)
-    values = [np.asarray([] if sums is None else sums) for sums in (numerators, denominators)]
-    if values[0].ndim != 1 or values[0].shape != values[1].shape or not len(values[0]):
-        raise ValueError("an interval needs one value or more, and as many denominators as numerators")
-    if not all(np.can_cast(sums.dtype, float) and np.isfinite(sums).all() for sums in values):
-        raise ValueError("an interval needs finite numbers")
-    numerators, denominators = values
+    is_rate = np.asarray(numerators).dtype == bool and np.isin(denominators, (0, 1)).all()
+    numerators, denominators = (np.asarray(sums, dtype=float) for sums in (numerators, denominators))
+    if numerators.shape != denominators.shape or not np.isfinite([numerators, denominators]).all():
+        raise ValueError("an interval needs finite numbers, and as many denominators as numerators")
     if not denominators.sum():
         raise ValueError("an interval of a ratio needs a sum of denominators above 0")
-    if numerators.dtype == bool and np.isin(denominators, (0, 1)).all():
-        return wilson_interval(int(numerators[denominators > 0].sum()), int(denominators.sum()), level)
-    rng = np.random.default_rng(seed)
-    resamples = (rng.integers(len(numerators), size=len(numerators)) for _ in range(num_resamples))
-    sums = np.array([(numerators[drawn].sum(), denominators[drawn].sum()) for drawn in resamples], dtype=float)
-    drawn_any = sums[:, 1] != 0  # of a few images a resample may hold none that counts
-    return percentile_interval(sums[drawn_any, 0] / sums[drawn_any, 1], level)
-
-
-def mean_interval(values, num_resamples=1000, seed=0, level=0.95):
-    """(low, high) of the mean of `values`, one per image; everything else as ratio_interval."""
-    return ratio_interval(values, np.ones(np.shape([] if values is None else values)), num_resamples, seed, level)
+    if is_rate:
+        num_true, num_images = int(numerators[denominators > 0].sum()), int(denominators.sum())
+        found = scipy.stats.binomtest(num_true, num_images).proportion_ci(level, "wilson")
+        return float(found.low), float(found.high)
+    if len(numerators) == 1:  # of which SciPy draws no resamples
+        return (float(numerators[0] / denominators[0]),) * 2
+    with np.errstate(invalid="ignore"):  # of a few images a resample may hold none that counts: NaN
+        found = scipy.stats.bootstrap(
+            (numerators, denominators), lambda above, below, axis: above.sum(axis) / below.sum(axis), paired=True,
+            vectorized=True, n_resamples=num_resamples, batch=max(1, BATCH_DRAWS // len(numerators)),
+            method="percentile", rng=np.random.default_rng(seed))
+    return percentile_interval(found.bootstrap_distribution, level)
 
 
 def split_halves(n, seed, size=None):

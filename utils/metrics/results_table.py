@@ -20,31 +20,10 @@ DISTANCES = {"fid": "FID", "fid_h": "FID-H", "kid": "KID", "kid_h": "KID-H"}
 def parse_args(argv=None):
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("results", type=cli.path_name, help="JSON lines file that the metric scripts appended to")
-    cli.add_common_flags(parser, device=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     cli.require_file(parser, args.results, "results", "give the file that --output of a metric script named")
     return args
-
-
-def check_row(row):
-    """ValueError that says what in a row is not as the metric scripts write it."""
-    if not isinstance(row.get("name", ""), str):
-        raise ValueError("name must be a text")
-    for key in (key for key in (COUNTS | RATES | DISTANCES) if row.get(key) is not None):
-        ends = [row[f"{key}_{end}"] for end in ("low", "high") if row.get(f"{key}_{end}") is not None]
-        if any(type(value) not in (int, float) for value in (row[key], *ends)):
-            raise ValueError(f"{key} and the ends of its interval must be numbers")
-        if len(ends) == 1:
-            raise ValueError(f"{key} has one end of an interval only")
-
-
-def check_rows(rows, path):
-    """UserError that names the first line of a file that no metric script writes."""
-    for number, row in enumerate(rows, 1):
-        try:
-            check_row(row)
-        except ValueError as error:
-            raise errors.UserError(f"{path}, line {number}: {error}; correct or remove the line") from error
 
 
 def format_value(row, key):
@@ -100,13 +79,16 @@ def add_counts(cells, counts):
 
 def format_table(cells, names):
     """The lines of an aligned table."""
-    table = [["", *names], *([heading, *(line.get(name, "-") for name in names)] for heading, line in cells.items())]
+    return align([["", *names], *([heading, *(line.get(name, "-") for name in names)]
+                                  for heading, line in cells.items())])
+
+
+def align(table):
+    """The lines of a table of texts, its columns one below another."""
     table = [[errors.one_line(cell) for cell in line] for line in table]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
 
 
 def main(args):
-    rows = files.read_rows(args.results)
-    check_rows(rows, args.results)
-    print("\n".join(format_table(*collect_cells(rows))))
+    print(*format_table(*collect_cells(files.read_rows(args.results))), sep="\n")

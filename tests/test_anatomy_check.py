@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from utils.metrics import anatomy_check
-from utils.metrics.anatomy_check import METRICS, SHARES, compose_set, summarize
+from utils.metrics.anatomy_check import METRICS, SHARES, summarize
+from utils.metrics.anatomy_sets import compose_set
 
 
 @pytest.mark.parametrize("share", SHARES)
