@@ -27,11 +27,11 @@ RESULTS = --cache_dir $(OUTPUT)/cache --output $(OUTPUT)/results.jsonl
 .PHONY: help demo test thorough lint clean
 
 help:
-	@echo "make demo    render hands, teach '$(GESTURE)' to a tiny Stable Diffusion, compare before and after"
-	@echo "make test    run the tests"
+	@echo "make demo      render hands, teach '$(GESTURE)' to a tiny Stable Diffusion, compare before and after"
+	@echo "make test      run the tests"
 	@echo "make thorough  run the longest tests, which make test leaves out: kills, full disks, a whole training"
-	@echo "make lint    check the code with ruff"
-	@echo "make clean   delete what the demo made: $(DATA) and $(OUTPUT)"
+	@echo "make lint      check the code with ruff"
+	@echo "make clean     delete what the demo made: $(DATA) and $(OUTPUT)"
 	@echo "Each installs what it needs into $(VENV) first, with PYTHON=$(PYTHON) (Python 3.10 to 3.12)."
 
 demo: $(VENV)/installed

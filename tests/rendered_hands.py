@@ -11,7 +11,6 @@ from utils.hands.detector import Hand, detect_hands
 from utils.hands.finger_states import matches_gesture
 from utils.synthetic.hand import POSES, pose_hand
 from utils.synthetic.scene import render_scene
-from utils.system.process_pool import count_cores, map_in_processes
 
 
 def render_hand(gesture, index, resolution=128):
@@ -27,9 +26,8 @@ def find_hands(gesture, count):
 
 @functools.cache
 def find_all_hands(count):
-    """Name of each gesture with a pose → its `find_hands`, computed once per run in a pool of processes."""
-    with map_in_processes(functools.partial(find_hands, count=count), POSES, count_cores()) as found:
-        return dict(zip(POSES, found, strict=True))
+    """Name of each gesture with a pose → its `find_hands`, computed once per run."""
+    return {gesture: find_hands(gesture, count) for gesture in POSES}
 
 
 def clear_image(gesture):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import mediapipe
 import numpy as np
@@ -14,6 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests import scripts
 from tests.rendered_hands import (
     add_useless_files,
     clear_image,
@@ -36,7 +36,6 @@ from utils.hands.detector import (
 from utils.system.errors import UserError
 from utils.system.process_pool import count_cores
 
-ROOT = Path(__file__).resolve().parent.parent
 GESTURES = ("call", "four", "palm")
 
 
@@ -130,8 +129,7 @@ def test_no_process_outlives_its_parent(folder, number, said, tmp_path):
     code = ("import signal; from utils.hands.detector import detect_folder; from utils.system.script import run_main\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs\n"
             f"run_main(lambda _: detect_folder({paths}, num_workers=2, cache_dir={str(tmp_path)!r}), None)")
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as parent:
+    with scripts.start(["-c", code], stderr=subprocess.PIPE, text=True) as parent:
         parent.stderr.read(10)  # the progress bar: the processes are on their way
         workers = psutil.Process(parent.pid).children()
         assert len(workers) >= 2
@@ -160,8 +158,7 @@ def test_a_backend_of_matplotlib_that_is_not_there_does_not_matter(folder):
     paths = list(map(str, list_images(folder)))[:2]
     code = ("from utils.hands.detector import detect_folder; from utils.system.script import run_main\n"
             f"run_main(lambda _: print([len(hands) for _, hands in detect_folder({paths}, num_workers=2)]), None)")
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                            env={**os.environ, "MPLBACKEND": "foo"})
+    result = scripts.run(["-c", code], env={**os.environ, "MPLBACKEND": "foo"})
     assert (result.returncode, result.stdout) == (0, "[1, 1]\n"), result.stderr
 
 

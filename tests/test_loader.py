@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -11,7 +10,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
+from tests import scripts
 from utils.data.images import open_image
 from utils.data.loader import load_images
 from utils.system.errors import UserError
@@ -101,8 +100,8 @@ run_main(main, sys.argv[1:])
     (signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_no_process_outlives_its_parent(tmp_path, number, status):
     Image.effect_noise((600, 600), 80).save(tmp_path / "a.png")  # more than a pipe holds
-    with subprocess.Popen([sys.executable, "-c", PROGRAM, tmp_path / "a.png"], cwd=ROOT, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True) as parent:
+    with scripts.start(["-c", PROGRAM, tmp_path / "a.png"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                       text=True) as parent:
         parent.stdout.readline()
         workers = psutil.Process(parent.pid).children()
         assert len(workers) == 2
