@@ -11,7 +11,7 @@ from tqdm import tqdm
 from utils.system import processes
 from utils.system.errors import UserError
 from utils.system.file_lock import lock_outputs
-from utils.system.files import atomic_path, read_object, refuse_differing, remove, write_settings
+from utils.system.files import atomic_path, naming_errors, read_object, refuse_differing, remove, write_settings
 
 # What may differ when a run goes on: where it is, how often it saves, and what leaves every number as it is.
 FREE_SETTINGS = ("preset", "output_dir", "data_dir", "device", "debug", "overwrite", "dry_run", "checkpointing_steps",
@@ -108,6 +108,7 @@ class RunFolder:
         tqdm.write(message)
 
     def write_log(self):
-        with open(self.log_file, "a", encoding="utf-8", errors="backslashreplace") as file:
+        with naming_errors(self.log_file), open(self.log_file, "a", encoding="utf-8",
+                                                errors="backslashreplace") as file:
             file.writelines(self.waiting)
         self.waiting.clear()
