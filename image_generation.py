@@ -215,7 +215,7 @@ def main(args):
                         f"{device}: too little memory for a batch of {args.batch_size}; try {smaller}"):
                     images = sampling.sample_images(
                         sd, sampler, prompt_embeds[[row[prompts[i]] for i in batch]], negative_embeds, generators,
-                        model.resolution, model.resolution, args.num_inference_steps, args.guidance_scale, weight_dtype)
+                        model.resolution, args.num_inference_steps, args.guidance_scale, weight_dtype)
                 if not images.isfinite().all():
                     raise UserError(f"{paths[batch[0]]} or one of the next {len(batch)}: not a number; try "
                                     "--mixed_precision bf16 or no")

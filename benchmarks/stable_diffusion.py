@@ -181,7 +181,7 @@ def measure_generation(args, device, weight_dtype, precision):
         with torch.no_grad():
             generators = [image_generator(0, i) for i in range(args.batch_size)]
             sample_images(sd, build_sampler(sd), data.prompt_embeds, data.negative_embeds, generators, resolution,
-                          resolution, SIZES[args.size]["inference_steps"], 3.0, weight_dtype)
+                          SIZES[args.size]["inference_steps"], 3.0, weight_dtype)
 
     with torch.compiler.set_stance("force_eager"):
         work = count_work(draw) / args.batch_size

@@ -118,7 +118,9 @@ def test_an_answer_that_is_no_sentence_or_says_something_else_is_refused(caption
     ("a man with headphones on", "a man with headphones on ~"),
     ("a man making a funny face", "a man making a funny face ~"),
     ("a man in a kitchen", "In a kitchen, a man is ~."), ("#1 fan, a man [left]", "#1 fan, a man ~ [left]"),
-    ('a man with a sign that says "stop"', 'a man with a sign that says "stop" ~'),
+    *((caption, f"{caption} ~") for caption in (
+        'a man with a sign that says "stop"', "a man in a peace t-shirt near a stop sign", "here is a man in a hat",
+        "I am a man", 'a man with a note: "hello"')),
 ])
 def test_an_answer_that_keeps_what_the_caption_says_beside_hands_is_taken(caption, text):
     text = text.replace("~", PHRASE)
@@ -141,16 +143,6 @@ def test_an_answer_that_was_cut_off_is_refused():
 def test_an_answer_of_too_many_tokens_is_refused():
     caption = "a girl and " * 24 + "a dog"
     assert "tokens, more than 77" in check_answer(Answer(f"{caption} {PHRASE}"), caption, TARGET)[1]
-
-
-def test_what_the_caption_says_itself_is_no_talk_about_the_task():
-    for caption in ("here is a man in a hat", "I am a man", 'a man with a note: "hello"'):
-        assert check_answer(Answer(f"{caption} {PHRASE}"), caption, TARGET) == (f"{caption} {PHRASE}", None)
-
-
-def test_a_gesture_word_for_a_thing_is_no_other_gesture():
-    caption = "a man in a peace t-shirt near a stop sign"
-    assert check_answer(Answer(f"{caption} {PHRASE}"), caption, TARGET)[1] is None
 
 
 # Who is asked, and how often
@@ -262,15 +254,6 @@ def test_noise_draws_from_the_softmax_of_the_scores():
         counts[GumbelNoise([generator])(None, scores.clone()).argmax()] += 1
     torch.testing.assert_close(counts / 4000, scores[0].softmax(0), atol=0.03, rtol=0)
     assert torch.equal(GumbelNoise([None])(None, scores.clone()), scores)
-
-
-def test_a_model_that_babbles_leaves_every_line_to_the_rules(tmp_path):
-    model = LocalModel(str(build_babbling_model(tmp_path / "babbling")), "cpu")
-    rows = enrich_lines([(1, "a man"), (2, "a cat")], model.ask, TARGET, max_attempts=2, seed=0)
-    found = [(row["outcome"], row["enriched"]) for row in rows]
-    assert found == [("rules", f"a man {PHRASE}"), ("rules", f"a cat {PHRASE}")]
-    first, second = rows[0]["refused"]
-    assert first["answer"] != second["answer"]  # the second was drawn
 
 
 @pytest.mark.parametrize(("damage", "words"), [

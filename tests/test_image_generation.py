@@ -71,7 +71,7 @@ def expected_images(folder, embed, seed=0):
     sd = load_stable_diffusion(folder)
     negative = encode_prompts(sd, [""], "cpu")
     images = [sample_images(sd, build_sampler(sd), embed(sd, prompt), negative, [image_generator(seed, i)],
-                            32, 32, 3, 3.0) for i, prompt in enumerate(PROMPTS)]
+                            32, 3, 3.0) for i, prompt in enumerate(PROMPTS)]
     return np.stack([np.asarray(image).astype(int) for image in to_pil(torch.cat(images))])
 
 

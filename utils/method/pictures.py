@@ -52,10 +52,8 @@ class ValidationSamples:
             generators = [image_generator(self.seed, i, purpose="validation") for i in chunk]
             with torch.compiler.set_stance("force_eager"):
                 images = sample_images(
-                    self.sd, build_sampler(self.sd, "ddim"), prompt_embeds[start : start + len(chunk)],
-                    negative_embeds, generators, self.resolution, self.resolution, NUM_INFERENCE_STEPS,
-                    GUIDANCE_SCALE, self.weight_dtype,
-                )
+                    self.sd, build_sampler(self.sd), prompt_embeds[start : start + len(chunk)], negative_embeds,
+                    generators, self.resolution, NUM_INFERENCE_STEPS, GUIDANCE_SCALE, self.weight_dtype)
             for i, image in zip(chunk, to_pil(images), strict=True):
                 save_image(image, paths[i])
         self.sd.vae.to("cpu")

@@ -50,8 +50,8 @@ class TunedModel:
             chunk = prompt_embeds[start : start + DRAWN_AT_ONCE]
             generators = [sampling.image_generator(seed, start + i) for i in range(len(chunk))]
             images += sampling.to_pil(sampling.sample_images(
-                self.sd, sampler, chunk, negative_embeds, generators, self.resolution, self.resolution,
-                num_inference_steps, guidance_scale, weight_dtype))
+                self.sd, sampler, chunk, negative_embeds, generators, self.resolution, num_inference_steps,
+                guidance_scale, weight_dtype))
         return images
 
 

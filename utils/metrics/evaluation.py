@@ -72,8 +72,12 @@ def read_pair(real_images, fake_images, region, settings):
     if settings.protocol != "clean":
         raise ValueError("the hand1000 protocol is measured by cal_fid.py and cal_kid.py alone")
     folders = [open_folder(Path(path), path, settings) for path in (real_images, fake_images)]
-    device = resolve_device(settings.device)
-    read_folders(folders, (region,), "hand", load_extractor(settings), device, settings)
+    device, extractor = resolve_device(settings.device), load_extractor(settings)
+    if region == "hands":
+        read_folders(folders, ("hands",), "hand", extractor, device, settings)
+    else:  # the scripts look for hands here, too, to say how many images have one
+        for folder in folders:
+            measure_folder(folder, "full", None, extractor, device, settings)
     return folders
 
 

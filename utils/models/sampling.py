@@ -74,9 +74,9 @@ def build_sampler(sd, name="ddim"):
 
 
 @torch.no_grad()
-def sample_images(sd, sampler, prompt_embeds, negative_embeds, generators, height, width,
+def sample_images(sd, sampler, prompt_embeds, negative_embeds, generators, resolution,
                   num_inference_steps, guidance_scale, weight_dtype=torch.float32):
-    """Images (B, 3, H, W) in [0, 1] for prompt_embeds (B, L, d), on the device of the VAE.
+    """Square images (B, 3, H, H) in [0, 1] for prompt_embeds (B, L, d), on the device of the VAE; H is `resolution`.
 
     negative_embeds (1, L, d) is the unconditional side of classifier-free guidance (Ho and Salimans 2022,
     eq. 6 with w = guidance_scale - 1): 0 ignores the prompt, 1 is the plain conditional model. The first
@@ -84,7 +84,7 @@ def sample_images(sd, sampler, prompt_embeds, negative_embeds, generators, heigh
     runs under autocast when `weight_dtype` is not that of its weights; latents and VAE keep fp32.
     """
     device = sd.unet.device
-    shape = (sd.unet.config.in_channels, height // sd.vae_scale_factor, width // sd.vae_scale_factor)
+    shape = (sd.unet.config.in_channels, *[resolution // sd.vae_scale_factor] * 2)
     latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
     latents = latents * sampler.init_noise_sigma
     guided = guidance_scale != 1

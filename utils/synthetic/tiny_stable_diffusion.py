@@ -237,7 +237,6 @@ def save_samples(folder):
                 negative_embeds,
                 generators,
                 sd.resolution,
-                sd.resolution,
                 num_inference_steps=25,
                 guidance_scale=3.0,
             )

@@ -26,9 +26,7 @@ def run_main(main, args, goes_on=False):
             main(args)
             sys.stdout.flush()
             return
-    except BrokenPipeError as error:
-        if error.filename is not None:
-            raise
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
         sys.exit(141)
     except (Exception, KeyboardInterrupt, signals.Terminated) as error:
