@@ -29,6 +29,5 @@ def test_training_raises_the_match_rate_of_the_gesture(tmp_path, run_script):
     run("hand_confidence.py", "--gesture", "call", "--image_folder", tmp_path / "base", tmp_path / "tuned",
         "--names", "base", "tuned", "--output", tmp_path / "rows.jsonl")
     base, tuned = read_rows(tmp_path / "rows.jsonl")
-    print({name: [row[f"gesture_match_rate{end}"] for end in ("", "_low", "_high")]
-           for name, row in (("base", base), ("tuned", tuned))})
+    # 0 of 39 hands, interval up to 0.09, and 0.31 [0.19, 0.46]
     assert tuned["gesture_match_rate_low"] > base["gesture_match_rate_high"]
