@@ -83,8 +83,8 @@ def run_script():
 
 
 # Files that take longest, first: begun last, one of them would keep a single process busy while the others wait
-LONGEST = ("processes", "pipeline", "train", "captioners", "full_disk", "killed_training", "training_helps",
-           "cal_fid_kid", "image_generation", "feature_network")
+LONGEST = ("processes", "train", "pipeline", "finger_states", "captioners", "full_disk", "killed_training",
+           "training_helps", "cal_fid_kid", "image_generation", "feature_network")
 
 
 def pytest_collection_modifyitems(items):

@@ -29,6 +29,7 @@ def test_a_metric_sees_what_moves_it_the_right_way_by_more_than_its_spread():
     assert summary["KID (synthetic)"]["smallest_seen"] is None
 
 
+@pytest.mark.thorough
 def test_a_small_run_sees_fully_malformed_palms_and_renders_once(tmp_path, run_script):
     command = ["-m", "utils.metrics.anatomy_check", "--gesture", "palm", "--num_images", 12, "--num_sets", 2,
                "--output_dir", tmp_path]

@@ -16,7 +16,7 @@ from utils.hands.finger_states import (
     touches_thumb,
 )
 
-IMAGES = 20  # rendered per gesture
+IMAGES = 16  # rendered per gesture
 POSED = [gesture for gesture in GESTURES.values() if gesture.fingers]
 # Gestures that are told apart by direction, spread, view or face alone: the same fingers
 SAME_FINGERS = [{"like", "dislike"}, {"mute", "one"}, {"palm", "stop", "stop_inverted"},
