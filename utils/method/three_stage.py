@@ -18,7 +18,7 @@ from utils.method.training_plan import Schedule, embedding_plan, finetune_plan
 from utils.method.training_set import take_rows
 from utils.method.weight_average import WeightAverage
 from utils.models.lora import add_lora
-from utils.models.sampling import compile_unet, image_generator, sample_latents
+from utils.models.sampling import begin_compiled_step, compile_unet, image_generator, sample_latents
 from utils.system import processes
 from utils.system.device import fast_attention
 from utils.system.errors import UserError
@@ -214,7 +214,7 @@ def update(accelerator, stage, data, step, seed):
     """
     stage.start_step(step)
     images, weights, batch = draw_batch(data, stage, step, seed, accelerator.device)
-    torch.compiler.cudagraph_mark_step_begin()
+    begin_compiled_step(stage.denoiser.unet)
     with fast_attention(accelerator.device):  # the backward pass too: checkpointing computes attention again there
         with accelerator.autocast():
             losses = stage.model(**batch) * weights

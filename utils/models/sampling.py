@@ -68,6 +68,12 @@ def compile_unet(unet, mode="default"):
     unet.compile(dynamic=False, options={"layout_optimization": False, "triton.cudagraphs": mode == "reduce-overhead"})
 
 
+def begin_compiled_step(unet):
+    """Tells CUDA graphs of a compiled U-Net that a step begins; for others it would import torch's compiler."""
+    if unet._compiled_call_impl is not None:
+        torch.compiler.cudagraph_mark_step_begin()
+
+
 def build_sampler(sd, name="ddim"):
     """A scheduler of SAMPLERS on the noise schedule and prediction type of the pipeline."""
     return SAMPLERS[name].from_config(sd.noise_scheduler.config, **SCHEDULER_FIXES)
@@ -98,7 +104,7 @@ def sample_images(sd, sampler, prompt_embeds, negative_embeds, generators, resol
     for timestep, device_timestep in tqdm(steps, desc="denoising", unit="step", leave=False, delay=5):
         model_input = torch.cat([latents, latents]) if guided else latents
         model_input = sampler.scale_model_input(model_input, timestep).to(sd.unet.dtype)
-        torch.compiler.cudagraph_mark_step_begin()
+        begin_compiled_step(sd.unet)
         with torch.autocast(device.type, dtype=weight_dtype, enabled=weight_dtype != sd.unet.dtype), \
                 fast_attention(device):
             output = sd.unet(model_input, device_timestep, encoder_hidden_states=prompt_embeds).sample.float()
