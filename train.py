@@ -109,6 +109,7 @@ def main(args):
     from utils.method.training_set import TrainingSet, encode_images, read_training_list
     from utils.method.training_state import LOG_STEPS, TrainingState
     from utils.models import lora
+    from utils.models.sampling import compile_unet
     from utils.models.stable_diffusion import check_resolution, encode_prompts, load_stable_diffusion, save_pipeline
     from utils.system.device import choose_precision, explain_out_of_memory, resolve_device
 
@@ -200,7 +201,7 @@ def main(args):
         if args.gradient_checkpointing:
             sd.unet.enable_gradient_checkpointing()
         if args.compile:
-            denoiser.compile_unet(args.compile)
+            compile_unet(sd.unet, args.compile)
 
         # Stage II: one residual per image through the frozen U-Net. Stage III: the U-Net on what they make.
         accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")

@@ -133,6 +133,7 @@ def measure_stage(stage_name, args, device, precision, preset="improved", batch_
     from utils.method.fusion import TrainedFusion
     from utils.method.presets import fill_preset
     from utils.method.three_stage import GestureDenoiser, embedding_stage, finetune_stage, update
+    from utils.models.sampling import compile_unet
 
     start_row(device)
     torch.backends.cuda.matmul.allow_tf32 = preset == "paper"  # as with --allow_tf32
@@ -149,7 +150,7 @@ def measure_stage(stage_name, args, device, precision, preset="improved", batch_
         sd.unet.enable_gradient_checkpointing()
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
     if args.compile:
-        denoiser.compile_unet(args.compile)
+        compile_unet(sd.unet, args.compile)
     stage = (embedding_stage if stage_name == "Stage II" else finetune_stage)(accelerator, denoiser, data, settings)
     steps = itertools.count()
 

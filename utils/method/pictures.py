@@ -1,10 +1,12 @@
 """Pictures of a training run: the few images drawn before and after it, and the curves of its losses."""
 
+import contextlib
+
 import numpy as np
 import torch
 
 from utils.data.images import contact_sheet, open_image, read_lines, save_image
-from utils.models.sampling import build_sampler, image_generator, sample_images, to_pil
+from utils.models.sampling import build_sampler, image_generator, is_compiled, sample_images, to_pil
 from utils.system.files import atomic_path
 
 DRAWN_AT_ONCE = 4
@@ -50,7 +52,7 @@ class ValidationSamples:
         for start in range(0, len(paths), DRAWN_AT_ONCE):
             chunk = range(len(paths))[start : start + DRAWN_AT_ONCE]
             generators = [image_generator(self.seed, i, purpose="validation") for i in chunk]
-            with torch.compiler.set_stance("force_eager"):
+            with torch.compiler.set_stance("force_eager") if is_compiled(self.sd.unet) else contextlib.nullcontext():
                 images = sample_images(
                     self.sd, build_sampler(self.sd), prompt_embeds[start : start + len(chunk)], negative_embeds,
                     generators, self.resolution, NUM_INFERENCE_STEPS, GUIDANCE_SCALE, self.weight_dtype)

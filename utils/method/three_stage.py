@@ -18,7 +18,7 @@ from utils.method.training_plan import Schedule, embedding_plan, finetune_plan
 from utils.method.training_set import take_rows
 from utils.method.weight_average import WeightAverage
 from utils.models.lora import add_lora
-from utils.models.sampling import begin_compiled_step, compile_unet, image_generator, sample_latents
+from utils.models.sampling import begin_compiled_step, image_generator, is_compiled, sample_latents
 from utils.system import processes
 from utils.system.device import fast_attention
 from utils.system.errors import UserError
@@ -52,15 +52,6 @@ class GestureDenoiser(torch.nn.Module):
         self.fusion = fusion
         self.feature = feature
         self.fusion_weight = fusion_weight
-        self.is_compiled = False
-
-    def compile_unet(self, mode="default"):
-        """Has torch.compile translate the U-Net when it first runs, once for each shape of a batch.
-
-        To be called before the stages: their optimisers and averages take the memory layout of the weights.
-        """
-        compile_unet(self.unet, mode)
-        self.is_compiled = True
 
     def fuse_prompts(self, prompt_embeds):
         """e' without delta (B, L, d), in fp32: bf16 would swallow the steps of F."""
@@ -173,7 +164,7 @@ def draw_batch(data, stage, step, seed, device):
     a full one.
     """
     batch_images, batch_visits = stage.plan.samples(step)
-    length = stage.plan.batch_size if stage.denoiser.is_compiled else len(batch_images)
+    length = stage.plan.batch_size if is_compiled(stage.denoiser.unet) else len(batch_images)
     places, weights = processes.own_part(len(batch_images), math.ceil(length / processes.count()))
     images, visits = [batch_images[place] for place in places], [batch_visits[place] for place in places]
     generators = [image_generator(seed, image, purpose=f"{stage.name}, visit {visit}")

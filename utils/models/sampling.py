@@ -61,6 +61,7 @@ def to_pil(images):
 def compile_unet(unet, mode="default"):
     """Has torch.compile translate a U-Net when it first runs: for each shape of a batch anew, not for all of them.
 
+    To be called before the stages of training, whose optimisers and averages take the memory layout of the weights.
     mode: "default" or "reduce-overhead". Convolutions keep their channels first: with channels last, given or chosen
     by the compiler, the gradients of torch 2.13 on a CPU were wrong by half their length, from a loss that was right.
     """
@@ -68,9 +69,14 @@ def compile_unet(unet, mode="default"):
     unet.compile(dynamic=False, options={"layout_optimization": False, "triton.cudagraphs": mode == "reduce-overhead"})
 
 
+def is_compiled(unet):
+    """Whether compile_unet was called: for others nothing should import torch's compiler, which takes seconds."""
+    return unet._compiled_call_impl is not None
+
+
 def begin_compiled_step(unet):
-    """Tells CUDA graphs of a compiled U-Net that a step begins; for others it would import torch's compiler."""
-    if unet._compiled_call_impl is not None:
+    """Tells CUDA graphs of a compiled U-Net that a step begins."""
+    if is_compiled(unet):
         torch.compiler.cudagraph_mark_step_begin()
 
 
