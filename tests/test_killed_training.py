@@ -59,7 +59,7 @@ def log_size(folder):
 def phase(folder, started, logged):
     """Where a run is, by what it has written since it `started`, when its log had `logged` bytes.
 
-    0 starting, 1 loading and Stage I, 2 Stage II, 3 Stage III, 4 the end.
+    0 starting and loading, 1 Stage I, 2 Stage II, 3 Stage III, 4 the end.
     """
     if not (folder / ".lock").is_file():
         return 0
@@ -82,13 +82,13 @@ def kill_and_go_on(flags, folder, aims, chance):
         process = start(flags, folder.parent)
         while process.poll() is None and phase(folder, started, logged) < aim:
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, {1: 0.4, 2: 1.0, 3: 2.0, 4: 0.3}[aim]))
+        time.sleep(chance.uniform(0, {1: 0.15, 2: 1.0, 3: 2.0, 4: 0.3}[aim]))
         if process.poll() is None:
             killed.append(phase(folder, started, logged))
             process.send_signal(signal.SIGKILL)
         _, errors = process.communicate()
         assert "Traceback" not in errors
-        assert (folder / "model").is_dir() == (process.returncode == 0)
+        assert (folder / "model").is_dir() or process.returncode != 0  # it may be killed behind its last line
     process = start(flags, folder.parent)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
@@ -111,7 +111,7 @@ def whole(flags, tmp_path_factory):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("variant", "aims"), [("improved", [1, 2, 2, 3, 3, 3, 4]), ("paper", [2, 3]), ("lora", [3])])
+@pytest.mark.parametrize(("variant", "aims"), [("improved", [1, 1, 2, 2, 3, 3, 3, 4]), ("paper", [2, 3]), ("lora", [3])])
 def test_a_run_killed_at_random_ends_in_the_same_bits(flags, whole, tmp_path, variant, aims):
     killed = kill_and_go_on([*flags, *STEPS, *VARIANTS[variant]], tmp_path / "call", aims, random.Random(variant))
     assert len(killed) >= len(aims) - 1 and (variant != "improved" or {1, 2, 3} <= set(killed))
