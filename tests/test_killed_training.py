@@ -111,7 +111,8 @@ def whole(flags, tmp_path_factory):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("variant", "aims"), [("improved", [1, 1, 2, 2, 3, 3, 3, 4]), ("paper", [2, 3]), ("lora", [3])])
+@pytest.mark.parametrize(("variant", "aims"), [
+    ("improved", [1, 1, 2, 2, 3, 3, 3, 4]), ("paper", [2, 3]), ("lora", [3])])
 def test_a_run_killed_at_random_ends_in_the_same_bits(flags, whole, tmp_path, variant, aims):
     killed = kill_and_go_on([*flags, *STEPS, *VARIANTS[variant]], tmp_path / "call", aims, random.Random(variant))
     assert len(killed) >= len(aims) - 1 and (variant != "improved" or {1, 2, 3} <= set(killed))
