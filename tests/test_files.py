@@ -75,6 +75,14 @@ def test_atomic_path_puts_the_former_folder_back_if_the_new_one_cannot_take_its_
     assert files_below(tmp_path) == ["model", "model/former"]
 
 
+def test_a_folder_whose_run_was_killed_between_two_renames_is_not_lost(tmp_path):
+    (tmp_path / ".tmp-former-model").mkdir()
+    (tmp_path / ".tmp-former-model" / "former").touch()
+    with pytest.raises(OSError, match="no room"), files.atomic_path(tmp_path / "model"):
+        raise OSError("no room")
+    assert files_below(tmp_path) == ["model", "model/former"]
+
+
 def test_a_full_disk_names_the_file_and_leaves_the_former_one(tmp_path):
     path = tmp_path / "state.json"
     files.write_json(path, {"step": 1})

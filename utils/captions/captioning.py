@@ -26,19 +26,12 @@ class Captioner:
     """A model that describes images; each script says which, how it is loaded and how it is asked.
 
     `name` begins the files it writes, `published` is the hub id, `model_type` what its config.json says. `open` sets
-    `device` and `dtype`, and `load` the `model`, the `image_processor` and the `tokenizer`.
+    `device` and `dtype`. A script adds load(folder), which sets `model`, `image_processor` and `tokenizer`, and
+    caption(pixels (B, 3, H, W), **decoding), which returns one text for each.
     """
 
     name = published = model_type = prompt = None
     decoding = {}  # arguments of `generate`
-
-    def load(self, folder):
-        """Loads the model of a local folder."""
-        raise NotImplementedError
-
-    def caption(self, pixels, **decoding):
-        """One text for each of `pixels` (B, 3, H, W)."""
-        raise NotImplementedError
 
     def open(self, args):
         """Loads the model of --model; returns what captions depend on besides the flags.

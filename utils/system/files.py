@@ -57,6 +57,8 @@ def atomic_path(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, former = beside(path), path.with_name(f".tmp-former-{path.name}")
     with naming_errors(path, temporary):
+        if former.exists() and not path.exists():  # killed between the two renames
+            os.replace(former, path)
         remove(temporary)
         remove(former)
         try:
