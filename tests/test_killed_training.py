@@ -61,13 +61,13 @@ def phase(folder, started, logged):
 
     0 starting and loading, 1 Stage I, 2 Stage II, 3 Stage III, 4 the end.
     """
+    if any(path.stat().st_mtime > started for path in folder.glob("samples/tuned_*")):
+        return 4
     if not (folder / ".lock").is_file():
         return 0
     if log_size(folder) == logged:
         return 1
-    if len(list(folder.glob("checkpoints/residuals/*.safetensors"))) < 3:
-        return 2
-    return 4 if any(path.stat().st_mtime > started for path in folder.glob("samples/tuned_*")) else 3
+    return 3 if len(list(folder.glob("checkpoints/residuals/*.safetensors"))) >= 3 else 2
 
 
 def kill_and_go_on(flags, folder, aims, chance):
