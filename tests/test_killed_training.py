@@ -82,7 +82,7 @@ def kill_and_go_on(flags, folder, aims, chance):
         process = start(flags, folder.parent)
         while process.poll() is None and phase(folder, started, logged) < aim:
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, {1: 0.1, 2: 0.3, 3: 0.5, 4: 0.2}[aim]))
+        time.sleep(chance.uniform(0, {1: 0.1, 2: 0.3, 3: 0.3, 4: 0.1}[aim]))
         if process.poll() is None:
             killed.append(phase(folder, started, logged))
             process.send_signal(signal.SIGKILL)
@@ -116,7 +116,7 @@ def whole(flags, tmp_path_factory):
     ("improved", [1, 1, 2, 2, 3, 3, 3, 4]), ("paper", [2, 3]), ("lora", [3])])
 def test_a_run_killed_at_random_ends_in_the_same_bits(flags, whole, tmp_path, variant, aims):
     killed = kill_and_go_on([*flags, *STEPS, *VARIANTS[variant]], tmp_path / "call", aims, random.Random(variant))
-    assert set(aims) - {4} <= set(killed)  # a kill may come too late, when the run has ended by itself
+    assert set(aims) - {4} <= set(killed) and len(killed) >= len(aims) - 1  # the last may come too late
     assert_same_results(tmp_path / "call", whole(variant))
 
 
