@@ -1,5 +1,6 @@
 """cal_fid.py and cal_kid.py as a user runs them and from Python, and what utils/metrics/evaluation.py counts."""
 
+import sys
 
 import numpy as np
 import pytest
@@ -139,6 +140,13 @@ def test_from_python_the_numbers_are_those_of_the_scripts(script, region, folder
 def test_what_has_no_number_is_refused_from_python(settings, folders):
     with pytest.raises(ValueError, match="landmarks|protocol|give one of"):
         evaluation.fid(folders / "call", folders / "peace", **settings)
+
+
+def test_whole_images_are_compared_from_python_where_mediapipe_is_missing(folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    assert evaluation.fid(folders / "call", folders / "more_call", features="synthetic").value > 0
+    with pytest.raises(UserError, match="needs mediapipe"):
+        evaluation.fid(folders / "call", folders / "more_call", region="hands", features="synthetic")
 
 
 # What it rests on

@@ -2,7 +2,6 @@
 
 import ast
 import importlib.metadata
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -65,7 +64,6 @@ def test_tests_import_only_listed_requirements():
     assert {p: file for p, file in imports.items() if p not in packages(RUNTIME, HEADLESS, DEV)} == {}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason="only mediapipe needs OpenCV")
 def test_opencv_is_the_build_without_desktop_libraries():
     installed = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
     assert {name for name in installed if name.startswith("opencv")} == packages(HEADLESS)

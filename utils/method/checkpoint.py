@@ -1,4 +1,4 @@
-"""Checkpoints, whole or absent: safetensors and JSON in `step-XXXXXXX` folders, the newest two kept."""
+"""Checkpoints, whole or absent: safetensors and JSON in `step-<number>` folders, the newest two kept."""
 
 import json
 import re
@@ -60,7 +60,7 @@ class CheckpointFolder:
         self.pieces[name] = fingerprint
 
     def write(self, step, parts, state):
-        """Writes `step-XXXXXXX` from parts ({name: {key: tensor}}) and `state` (JSON), then drops older ones.
+        """Writes `step-<number>` from parts ({name: {key: tensor}}) and `state` (JSON), then drops older ones.
 
         `state` says at least the "stage". The folder appears by one rename, after everything in it
         has reached the disk. When the disk is full, an OSError names it, and what was there before is untouched.

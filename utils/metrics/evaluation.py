@@ -71,6 +71,8 @@ def read_pair(real_images, fake_images, region, settings):
                          "whole images")
     if settings.protocol != "clean":
         raise ValueError("the hand1000 protocol is measured by cal_fid.py and cal_kid.py alone")
+    if region == "hands":
+        detector.require_mediapipe()
     folders = [open_folder(Path(path), path, settings) for path in (real_images, fake_images)]
     device, extractor = resolve_device(settings.device), load_extractor(settings)
     if region == "hands":
@@ -115,7 +117,8 @@ def open_folder(path, name, settings):
 
 
 def open_folders(args):
-    """Folders of the real images and of each of --fake_images."""
+    """Folders of the real images and of each of --fake_images. UserError without MediaPipe."""
+    detector.require_mediapipe()
     real = open_folder(args.real_images, "real", args)
     fakes = [open_folder(path, name, args)
              for path, name in zip(args.fake_images, args.names or args.fake_images, strict=True)]
@@ -126,8 +129,7 @@ def open_folders(args):
 
 
 def load_extractor(settings):
-    """The network of `settings.features`, None for landmarks, which need none. UserError without MediaPipe."""
-    detector.require_mediapipe()
+    """The network of `settings.features`, None for landmarks, which need none."""
     if settings.features not in FEATURES:
         raise ValueError(f"features {settings.features!r}: give one of {', '.join(FEATURES)}")
     if settings.features == "landmarks":

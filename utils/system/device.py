@@ -24,7 +24,7 @@ def resolve_device(name):
         torch.zeros(1, device=device)
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: not usable here ({first_line(error)}); try cpu") from error
     return device
 
