@@ -201,11 +201,12 @@ def rows_of_whole(journal):
 
 
 def test_a_wrong_key_ends_the_run_at_once_and_loses_nothing(enrich, data):
+    write_captions(data, [f"man number {i}" for i in range(100)])
     run_rules(data)
     before = contents(data)
     with ChatServer(lambda *_: status(401, json.dumps({"error": {"message": f"wrong key {KEY}"}}))) as server:
         result = enrich(*api(server, "--overwrite", "--num_parallel", "1"), OPENAI_API_KEY=KEY)
-        assert len(server.requests) < len(CAPTIONS)
+        assert 0 < len(server.requests) < 50
     assert result.returncode == 1 and result.stderr.count("error:") == 1 and "Traceback" not in result.stderr
     assert "OPENAI_API_KEY" in result.stderr and KEY not in result.stderr
     assert contents(data) == before
