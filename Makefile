@@ -32,7 +32,7 @@ help:
 	@echo "make thorough  run the longest tests, which make test leaves out: kills, full disks, a whole training"
 	@echo "make lint      check the code with ruff"
 	@echo "make clean     delete what the demo made: $(DATA) and $(OUTPUT)"
-	@echo "Each installs what it needs into $(VENV) first, with PYTHON=$(PYTHON) (Python 3.10 to 3.12)."
+	@echo "Each installs what it needs into $(VENV) first, with PYTHON=$(PYTHON) (Python 3.10 to 3.14)."
 
 demo: $(VENV)/installed
 	@echo "# 1. Render images of the gesture, with captions"
@@ -75,15 +75,13 @@ clean:
 	rm -rf $(DATA) $(OUTPUT)
 
 # Set-up. `installed` appears when everything is in place, so that an interrupted installation is done again,
-# from an empty folder. mediapipe asks for opencv-contrib-python, which does not load without libGL.so.1; the
-# headless build of the same version takes its place. Both own the same files: remove both, then install one.
-$(VENV)/installed: requirements.txt requirements-headless.txt
+# from an empty folder.
+$(VENV)/installed: requirements.txt
 	@if [ -e $(VENV)/.unfinished ]; then rm -rf $(VENV); fi
 	@$(CREATE_VENV)
 	@touch $(VENV)/.unfinished
 	$(PY) -m pip install -r requirements.txt
-	$(PY) -m pip uninstall --yes --quiet opencv-contrib-python opencv-contrib-python-headless
-	$(PY) -m pip install --no-deps -r requirements-headless.txt
+	$(PY) -m utils.hands.model_files
 	@mv $(VENV)/.unfinished $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
@@ -94,12 +92,12 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 define CREATE_VENV
 set -e; python="$(PYTHON)"; if $(PY) -m pip --version >/dev/null 2>&1; then python=$(PY); fi; \
 command -v $$python >/dev/null || { echo "make: $$python not found. $(REMEDY)" >&2; exit 1; }; \
-$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || \
-  { echo "make: $$python is $$($$python --version 2>&1), mediapipe 0.10.21 needs 3.10 to 3.12. $(REMEDY)" >&2; \
+$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' || \
+  { echo "make: $$python is $$($$python --version 2>&1), 3.10 to 3.14 is needed. $(REMEDY)" >&2; \
     exit 1; }; \
 if [ $$python = $(PY) ]; then exit 0; fi; \
 $$python -c 'import ensurepip, venv' 2>/dev/null || \
   { echo "make: $$python has no venv module. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }; \
 echo "$$python -m venv $(VENV)"; $$python -m venv $(VENV)
 endef
-REMEDY = Name another one: make PYTHON=python3.12
+REMEDY = Name another one: make PYTHON=python3.13

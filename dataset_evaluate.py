@@ -37,9 +37,9 @@ def parse_args(argv=None):
     parser.add_argument("--phrase", help="phrase to look for instead of that of --gesture")
     parser.add_argument("--model", default="openai/clip-vit-base-patch32", help="hub id or folder of a CLIP")
     parser.add_argument("--batch_size", type=cli.batch_size, default=64, help="pairs encoded at once")
-    parser.add_argument("--no_hands", action="store_true", help="do not look for hands, which needs mediapipe")
+    parser.add_argument("--no_hands", action="store_true", help="do not look for hands, which needs ai-edge-litert")
     parser.add_argument("--num_workers", type=cli.num_workers,
-                        help="processes that look for hands (default: one per core, fewer for few images)")
+                        help="threads that look for hands (default: one per core)")
     parser.add_argument("--output", type=cli.path_name, help="JSON lines file to append one row to")
     parser.add_argument("--per_image", type=cli.path_name, help="CSV file to write, one line per image")
     parser.add_argument("--grid", type=cli.path_name,
@@ -122,7 +122,8 @@ def main(args):
     from utils.captions.phrase import has_phrase_once
     from utils.data import images
     from utils.data.loader import load_images
-    from utils.hands.detector import detect_folder, require_mediapipe
+    from utils.hands.detector import detect_folder
+    from utils.hands.landmarker import require_detector
     from utils.models.hub import fetch_transformers_folder
     from utils.models.image_text_models import load_clip
 
@@ -133,7 +134,7 @@ def main(args):
         raise errors.UserError(f"{args.image_filenames_path}: {len(missing)} of {len(paths)} images are not in "
                                f"{args.image_folder}, {missing[0].name} among them; give the folder they are in")
     if not args.no_hands:
-        require_mediapipe("install requirements.txt, or add --no_hands")
+        require_detector("install requirements.txt, or add --no_hands")
 
     # Load the model
     clip = load_clip(args.model, fetch_transformers_folder(args.model, "clip"), args.device)

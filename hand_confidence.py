@@ -1,4 +1,4 @@
-"""HAND-CONF: how sure MediaPipe is of the hands in folders of images, and how many of them show a gesture.
+"""HAND-CONF and presence: how sure MediaPipe is of the hands in folders of images; how many of them show a gesture.
 
 python hand_confidence.py --gesture call --image_folder data/call/test/images outputs/call/images
 
@@ -8,6 +8,9 @@ Reads the images of each folder. Prints a table with a column per folder, and a 
   detection_rate                  share of the images with a hand
   hand_conf                       mean handedness score of all detected hands, as published; never below 0.5
   hand_conf_zero_filled           mean over all images of the score of the best hand, 0 where there is none
+  hand_presence                   mean confidence that a detected hand is a hand at all, which malformed hands lower;
+                                  never below 0.5, where a hand counts as detected
+  hand_presence_zero_filled       mean over all images of the highest presence, 0 where there is no hand
   gesture_match_rate              share of the images with a hand whose best hand, the one with the highest score,
                                   shows the fingers of --gesture, whatever its side, size and rotation
   gesture_match_rate_zero_filled  the same as a share of all images: one without a hand does not show the gesture
@@ -25,7 +28,8 @@ from utils.data.gestures import get_gesture, require_gesture
 from utils.system import cli, errors, files, script
 
 COUNTS = ("num_images", "num_skipped", "num_without_hand", "num_hands")
-METRICS = ("detection_rate", "hand_conf", "hand_conf_zero_filled", "gesture_match_rate",
+METRICS = ("detection_rate", "hand_conf", "hand_conf_zero_filled", "hand_presence",
+           "hand_presence_zero_filled", "gesture_match_rate",
            "gesture_match_rate_zero_filled", "direction_match_rate")
 PROTOCOLS = {"clean": {"max_num_hands": 2, "min_confidence": 0.5},
              "hand1000": {"max_num_hands": 2, "min_confidence": 0.0}}
@@ -46,7 +50,7 @@ def parse_args(argv=None):
     parser.add_argument("--min_confidence", type=cli.unit_interval,
                         help="lowest confidence of MediaPipe's palm detector, 0 to 1 (default: that of the protocol)")
     parser.add_argument("--num_workers", type=cli.num_workers,
-                        help="processes (default: one per core, fewer for few images)")
+                        help="threads (default: one per core)")
     parser.add_argument("--cache_dir", type=cli.path_name,
                         help="folder to keep the detected hands in, for this script, cal_fid.py and cal_kid.py; used "
                              "again while the images are the same")
@@ -96,6 +100,7 @@ def format_summary(row):
 def main(args):
     from utils.data.images import list_images, save_image
     from utils.hands.detector import detect_folder
+    from utils.hands.landmarker import describe_detector
     from utils.metrics.hand_scores import list_fingers_out, score_image, summarize_folder
     from utils.metrics.hand_sheet import draw_sheet
     from utils.metrics.results_table import align
@@ -112,7 +117,8 @@ def main(args):
 
     # Summarize
     settings = {"script": "hand_confidence.py", "gesture": args.gesture, "seed": args.seed, "protocol": args.protocol,
-                "max_num_hands": args.max_num_hands, "min_confidence": args.min_confidence}
+                "max_num_hands": args.max_num_hands, "min_confidence": args.min_confidence,
+                "detector": describe_detector()}
     rows = []
     for name, folder, images in zip(names, args.image_folder, scored, strict=True):
         summary = summarize_folder(images, gesture, args.seed)
@@ -131,8 +137,8 @@ def main(args):
     if args.per_image:
         with files.atomic_path(args.per_image) as temporary:
             with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-                writer = csv.DictWriter(file, ["folder", "file", "num_hands", "score", "shows_gesture", "fingers_out",
-                                               "handedness", *BOX])
+                writer = csv.DictWriter(file, ["folder", "file", "num_hands", "score", "presence", "shows_gesture",
+                                               "fingers_out", "handedness", *BOX])
                 writer.writeheader()
                 for name, image in ((name, image) for name, images in zip(names, scored, strict=True)
                                     for image in images):
@@ -141,7 +147,8 @@ def main(args):
                         line |= {"num_hands": len(image.hands), "score": f"{image.score:.4f}"}
                         line |= {"shows_gesture": int(image.shows_gesture)} if gesture else {}
                     if image.best:
-                        line |= {"fingers_out": list_fingers_out(image.best), "handedness": image.best.handedness}
+                        line |= {"presence": f"{image.best.presence:.4f}", "handedness": image.best.handedness,
+                                 "fingers_out": list_fingers_out(image.best)}
                         line |= dict(zip(BOX, (f"{value:.4f}" for value in image.best.box), strict=True))
                     writer.writerow(line)
 

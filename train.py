@@ -44,7 +44,7 @@ def parse_args(argv=None):
     parser.add_argument("--resolution", type=cli.drawn_resolution,
                         help="side length in pixels (default: what the base model was made for)")
     parser.add_argument("--feature_npy_path", type=cli.path_name,
-                        help="saved gesture feature (63,) instead of Stage I, which needs mediapipe")
+                        help="saved gesture feature (63,) instead of Stage I, which looks for hands")
     presets.add_preset_flags(parser)
     parser.add_argument("--gradient_checkpointing", action="store_true",
                         help="compute activations twice instead of keeping them: less memory, slower")
@@ -53,7 +53,7 @@ def parse_args(argv=None):
                         help="fp32 matrix products with a mantissa of 10 bits, on GPUs that have it: faster where "
                              "--mixed_precision is no, as with --preset paper")
     parser.add_argument("--num_workers", type=cli.num_workers,
-                        help="Stage I: processes (default: one per core)")
+                        help="Stage I: threads that look for hands (default: one per core)")
     parser.add_argument("--num_validation_images", type=cli.int_between(0, 1000), default=4,
                         help="images drawn before and after training; 0 draws none")
     parser.add_argument("--validation_prompts", nargs="+", type=cli.prompt, metavar="PROMPT",
@@ -98,7 +98,7 @@ def main(args):
     from tqdm import tqdm
 
     from utils.data.annotations import read_gesturing_boxes
-    from utils.hands.detector import require_mediapipe
+    from utils.hands.landmarker import require_detector
     from utils.method import gesture_feature
     from utils.method.fusion import FrozenFusion, TrainedFusion, fuse, save_fusion
     from utils.method.interruption import Interruption
@@ -122,15 +122,17 @@ def main(args):
         return
     boxes = {}
     if args.feature_npy_path:
-        feature, counts = gesture_feature.load_feature(args.feature_npy_path), {"read_from": args.feature_npy_path}
+        feature = gesture_feature.load_feature(args.feature_npy_path)
+        info = gesture_feature.load_feature_info(args.feature_npy_path)
         gesture_feature.check_feature_info(args.feature_npy_path, {"gesture": gesture.name, "kind": args.feature},
                                            "--gesture and --feature ask for")
-        feature_kind = gesture_feature.load_feature_info(args.feature_npy_path).get("kind")
+        feature_kind = info.get("kind")
+        counts = {"read_from": args.feature_npy_path, "detector": info.get("detector")}
     else:
         feature, feature_kind = None, args.feature
         boxes = read_gesturing_boxes(args.data_dir / gesture.name / "train" / "annotations.json", gesture.name)
         if args.overwrite or not run.feature.is_file():  # before minutes of other work
-            require_mediapipe("install requirements.txt, or give --feature_npy_path")
+            require_detector("install requirements.txt, or give --feature_npy_path")
     num_without = sum(gesture.phrase not in caption for caption in captions)
     if num_without and processes.is_first():
         warn(f"{num_without} of {len(captions)} captions lack the phrase {gesture.phrase!r}, which "
@@ -255,9 +257,10 @@ def main(args):
             else:
                 save_pipeline(sd, folder)
                 weights = digest_weights(sd.text_encoder, sd.unet)
+            info = gesture_feature.load_feature_info(run.feature)
             save_fusion(folder, fusion, feature, {
                 "gesture": gesture.name, "Lambda": args.Lambda, "seed": args.seed, "resolution": resolution,
-                "feature": gesture_feature.load_feature_info(run.feature).get("kind"),
+                "feature": info.get("kind"), "detector": info.get("detector"),
                 "base_model": args.pretrained_model_name_or_path,
                 "base_model_sha256": settings["base_model_sha256"], "weights_sha256": weights,
                 "sequence_length": embeds.shape[1], "embed_dim": embeds.shape[2]})

@@ -1,22 +1,22 @@
-"""How many images per second one process searches for hands, and how many a pool of processes does.
+"""How many images per second are searched for hands: by one thread, by many, and by as many processes.
 
 python -m benchmarks.hands --num_images 512 --resolution 512
 
-Renders hands into a temporary folder (or takes --image_folder), then times utils.hands.detector.detect_folder with
-one process and with many in turn, several rounds, on the same list of files. The time a pool takes to start is
-measured with as few images as give every process one task. On a machine that others use too, the cores that are there
-to be had are measured beside it, with busy loops in as many processes. Prints a line per round and medians.
+Renders hands into a temporary folder (or takes --image_folder), then times utils.hands.detector.detect_folder with one
+thread and with many, and a pool of processes with a landmarker in each, in turn, several rounds, on the same list of
+files. Threads are timed with all their start; processes from the moment when the last of them has a landmarker. Prints
+a line per round and medians.
 """
 
-import resource
+import itertools
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-from utils.system import cli, errors, script
+from utils.system import cli, script
 
-BURN_SECONDS = 3
+CHUNK = 8  # images that a process takes at a time
 NUM_SCENES = 32  # different pictures; they are repeated up to --num_images
 
 
@@ -25,8 +25,8 @@ def parse_args(argv=None):
     parser.add_argument("--num_images", type=cli.positive_int, default=512, help="images per measurement")
     parser.add_argument("--resolution", type=cli.positive_int, default=512, help="side of the rendered images, pixels")
     parser.add_argument("--image_folder", type=cli.path_name, help="images to take instead of rendered ones")
-    parser.add_argument("--num_workers", type=cli.positive_int, help="processes of the pool (default: one per core)")
-    parser.add_argument("--rounds", type=cli.positive_int, default=3, help="how often to measure both")
+    parser.add_argument("--num_workers", type=cli.positive_int, help="threads, or processes (default: one per core)")
+    parser.add_argument("--rounds", type=cli.positive_int, default=3, help="how often to measure each")
     cli.add_common_flags(parser, device=False)
     args = parser.parse_args(argv)
     if args.image_folder:
@@ -47,85 +47,61 @@ def render_images(folder, resolution, seed):
     return list_images(folder)
 
 
-def measure(paths, num_workers):
-    """(seconds, CPU seconds of all processes) of one pass over `paths`."""
+def time_threads(paths, num_threads):
+    """Images per second of one pass over `paths`."""
     from utils.hands.detector import detect_folder
 
-    def cpu_seconds():
-        usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-    start, cpu_start = time.perf_counter(), cpu_seconds()
-    detect_folder(paths, num_workers, progress=f"{num_workers} processes, {len(paths)} images")
-    return time.perf_counter() - start, cpu_seconds() - cpu_start
+    start = time.perf_counter()
+    detect_folder(paths, num_threads, progress=f"{num_threads} threads, {len(paths)} images")
+    return len(paths) / (time.perf_counter() - start)
 
 
-def burn(seconds):
-    """CPU seconds per second that a busy loop gets."""
-    start, cpu_start = time.perf_counter(), time.process_time()
-    while time.perf_counter() - start < seconds:
-        sum(range(1000))
-    return (time.process_time() - cpu_start) / (time.perf_counter() - start)
+def detect_chunk(paths):
+    """In a process: looks for hands in images. Returns when that began, without the first time's start, and ended."""
+    from utils.data.images import open_image
+    from utils.hands.landmarker import HandLandmarker
+
+    if not hasattr(detect_chunk, "landmarker"):
+        detect_chunk.landmarker = HandLandmarker()
+    start = time.monotonic()
+    for path in paths:
+        detect_chunk.landmarker(open_image(path))
+    return start, time.monotonic()
 
 
-def measure_cores(num_workers):
-    """How many cores busy loops in `num_workers` processes get together."""
+def time_processes(paths, num_processes):
+    """Images per second of a pass over `paths`, from when every process has begun."""
     from utils.system.process_pool import map_in_processes
 
-    with map_in_processes(burn, [BURN_SECONDS] * num_workers, num_workers) as shares:
-        return sum(shares)
-
-
-def measure_round(paths, num_workers, chunk_size):
-    """Rates in images per second, start-up in seconds, CPU ms per image, and cores, of one process and of the pool."""
-    num_images = len(paths)
-    single_cores, pool_cores = measure_cores(1), measure_cores(num_workers)
-    single, single_cpu = measure(paths, 1)
-    first = num_workers * chunk_size
-    start_up, start_up_cpu = measure(paths[:first], num_workers)
-    pool, pool_cpu = measure(paths, num_workers)
-    beyond = num_images - first
-    return {"single": num_images / single, "pool": beyond / (pool - start_up), "pool_whole": num_images / pool,
-            "start_up": start_up, "cores": pool_cores / single_cores, "single_cpu": 1000 * single_cpu / num_images,
-            "pool_cpu": 1000 * (pool_cpu - start_up_cpu) / beyond}
+    chunks = [paths[first:first + CHUNK] for first in range(0, len(paths), CHUNK)]
+    with map_in_processes(detect_chunk, chunks, num_processes) as computed:
+        times = list(computed)
+    begun = max(start for start, _ in times[:num_processes])
+    done = sum(CHUNK for start, _ in times if start >= begun)
+    return done / (max(end for _, end in times) - begun)
 
 
 def main(args):
-    import itertools
-
     from utils.data.images import list_images
-    from utils.hands.detector import CHUNK_SIZE
     from utils.system.process_pool import count_cores
 
     num_workers = args.num_workers or count_cores()
-    if args.num_images < 4 * num_workers * CHUNK_SIZE:
-        raise errors.UserError(f"--num_images {args.num_images}: too few to tell a rate from the start of "
-                               f"{num_workers} processes; use at least {4 * num_workers * CHUNK_SIZE}")
     with tempfile.TemporaryDirectory() as folder:
-        # Images
         images = list_images(args.image_folder) if args.image_folder else render_images(
             Path(folder), args.resolution, args.seed)
         paths = list(itertools.islice(itertools.cycle(images), args.num_images))
-        measure(images[:CHUNK_SIZE], 1)  # makes the detector of this process
-
-        # Measure
         rounds = []
         for number in range(args.rounds):
-            rounds.append(measure_round(paths, num_workers, CHUNK_SIZE))
-            print(f"round {number + 1}: one process {rounds[-1]['single']:.1f} images/s, {num_workers} processes "
-                  f"{rounds[-1]['pool']:.1f} (start-up included {rounds[-1]['pool_whole']:.1f}); busy loops in as many "
-                  f"get {rounds[-1]['cores']:.2f} times the CPU of one", flush=True)
-
-    # Print
-    middle = {name: statistics.median(values[name] for values in rounds) for name in rounds[0]}
-    gain = statistics.median(values["pool"] / values["single"] for values in rounds)
-    gain_whole = statistics.median(values["pool_whole"] / values["single"] for values in rounds)
-    gain_of_cores = statistics.median(values["pool"] / values["single"] / values["cores"] for values in rounds)
-    print(f"CPU time per image: one process {middle['single_cpu']:.1f} ms, in the pool {middle['pool_cpu']:.1f} ms; "
-          f"start-up with {CHUNK_SIZE} images per process {middle['start_up']:.1f} s")
-    print(f"{args.num_images} images: one process {middle['single']:.1f} images/s, {num_workers} processes "
-          f"{middle['pool']:.1f}; ratio per process {gain / num_workers:.2f}, start-up included "
-          f"{gain_whole / num_workers:.2f}, per core to be had {gain_of_cores:.2f}")
+            rounds.append((time_threads(paths, 1), time_threads(paths, num_workers),
+                           time_processes(paths, num_workers)))
+            print(f"round {number + 1}: images/s of one thread {rounds[-1][0]:.1f}, {num_workers} threads "
+                  f"{rounds[-1][1]:.1f}, {num_workers} processes {rounds[-1][2]:.1f}", flush=True)
+    one, threads, processes = map(statistics.median, zip(*rounds, strict=True))
+    gain = statistics.median(many / alone for alone, many, _ in rounds) / num_workers
+    ratio = statistics.median(many / others for _, many, others in rounds)
+    print(f"{args.num_images} images: one thread {one:.1f} images/s, {num_workers} threads {threads:.1f}, "
+          f"{num_workers} processes {processes:.1f}; threads to processes {ratio:.2f}, a thread of many to one alone "
+          f"{gain:.2f}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 import types
 
 PRELOADED = """
-accelerate cv2 mediapipe numpy openai peft PIL.Image safetensors.torch scipy.stats scipy.spatial.transform
+accelerate ai_edge_litert.interpreter numpy openai peft PIL.Image safetensors.torch scipy.stats scipy.spatial.transform
 torch.distributed torch.utils.data torch._inductor.cudagraph_trees torchmetrics diffusers.StableDiffusionPipeline
 diffusers.DPMSolverMultistepScheduler diffusers.UniPCMultistepScheduler transformers.AutoModelForCausalLM
 transformers.AutoProcessor transformers.CLIPModel transformers.CLIPProcessor transformers.CLIPTokenizer

@@ -7,15 +7,25 @@ import numpy as np
 from PIL import Image
 
 from utils.data.gestures import GESTURES
-from utils.hands.detector import Hand, detect_hands
+from utils.hands.detector import Hand
 from utils.hands.finger_states import matches_gesture
+from utils.hands.landmarker import HandLandmarker
 from utils.synthetic.hand import POSES, pose_hand
 from utils.synthetic.scene import render_scene
 
 
+@functools.cache
+def landmarker():
+    return HandLandmarker()
+
+
+def detect_hands(image, **settings):
+    return landmarker()(image, **settings)
+
+
 def render_hand(gesture, index, resolution=128):
     """Scene number `index` of a gesture."""
-    return render_scene(np.random.default_rng([zlib.crc32(gesture.encode()), index]), gesture, resolution)
+    return render_scene(np.random.default_rng([zlib.crc32(gesture.encode()), int(index)]), gesture, resolution)
 
 
 def find_hands(gesture, count):
@@ -62,11 +72,11 @@ def add_useless_files(folder):
     (folder / "zdamaged.jpg").write_bytes(b"\xff\xd8\xff no more")
 
 
-def skeleton_hand(gesture, seed=0, side="Right", score=0.9):
+def skeleton_hand(gesture, seed=0, side="Right", score=0.9, presence=0.95):
     """A Hand with the joints of a posed skeleton, as MediaPipe sees them: y down, left hands mirrored."""
     points = pose_hand(np.random.default_rng(seed), POSES[gesture]).landmarks  # in palm lengths
     points = points * (0.09 if side == "Right" else -0.09, -0.09, -0.09)  # in metres
-    return Hand(side, score, (points * 4 + 0.5).astype(np.float32), points.astype(np.float32))
+    return Hand(side, score, (points * 4 + 0.5).astype(np.float32), points.astype(np.float32), presence)
 
 
 def random_rotation(rng):

@@ -464,4 +464,4 @@ def test_nothing_is_unpickled_no_code_is_fetched_and_few_modules_ask_the_network
             assert given.get("trust_remote_code") == ("False" if chooses_class else None), (path, name)
             assert not name.startswith(("pickle.", "marshal.")) and name not in ("eval", "exec", "os.system"), path
             assert not name.startswith("torch.hub.") or path.name == "inception.py", path
-    assert users <= {"hub.py", "inception.py", "chat_client.py"}
+    assert users <= {"hub.py", "inception.py", "chat_client.py", "model_files.py"}

@@ -142,10 +142,10 @@ def test_what_has_no_number_is_refused_from_python(settings, folders):
         evaluation.fid(folders / "call", folders / "peace", **settings)
 
 
-def test_whole_images_are_compared_from_python_where_mediapipe_is_missing(folders, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mediapipe", None)
+def test_whole_images_are_compared_from_python_where_litert_is_missing(folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     assert evaluation.fid(folders / "call", folders / "more_call", features="synthetic").value > 0
-    with pytest.raises(UserError, match="needs mediapipe"):
+    with pytest.raises(UserError, match="needs ai-edge-litert"):
         evaluation.fid(folders / "call", folders / "more_call", region="hands", features="synthetic")
 
 

@@ -200,10 +200,10 @@ def test_data_that_does_not_fit_is_refused(change, problem, data, clip_folder, t
         dataset_evaluate.main(args)
 
 
-def test_a_missing_mediapipe_is_said_before_clip_is_loaded(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mediapipe", None)
+def test_a_missing_litert_is_said_before_clip_is_loaded(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     arguments_of_no_clip = [str(arg) for arg in arguments(data, tmp_path)[1:]]
-    with pytest.raises(UserError, match="needs mediapipe.* or add --no_hands"):
+    with pytest.raises(UserError, match="needs ai-edge-litert.* or add --no_hands"):
         dataset_evaluate.main(dataset_evaluate.parse_args(arguments_of_no_clip))
     with pytest.raises(UserError, match="no config.json"):
         dataset_evaluate.main(dataset_evaluate.parse_args([*arguments_of_no_clip, "--no_hands"]))

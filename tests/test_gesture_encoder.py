@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import mediapipe
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +14,7 @@ from tests.rendered_hands import (
     add_useless_files,
     clear_image,
     clear_pair,
+    detect_hands,
     random_rotation,
     render_folder,
     skeleton_hand,
@@ -23,6 +23,7 @@ from utils.data.gestures import GESTURES
 from utils.data.images import list_images
 from utils.hands.canonical_landmarks import canonical_landmarks
 from utils.hands.finger_states import finger_states
+from utils.hands.landmarker import describe_detector
 from utils.method.gesture_feature import (
     check_feature_info,
     encode_gesture,
@@ -130,14 +131,12 @@ def folder(tmp_path_factory):
 def test_raw_feature_of_a_folder_is_the_published_one(folder):
     feature, counts = encode_gesture(list_images(folder), "raw")
     landmarks = []
-    with mediapipe.solutions.hands.Hands(static_image_mode=True, max_num_hands=1,
-                                         min_detection_confidence=0.5) as detector:
-        for path in sorted(folder.glob("call_*.png")):
-            if found := detector.process(np.array(Image.open(path))).multi_hand_landmarks:
-                landmarks.append([[point.x, point.y, point.z] for point in found[0].landmark])
+    for path in sorted(folder.glob("call_*.png")):
+        if found := detect_hands(Image.open(path), max_num_hands=1, min_confidence=0.5):
+            landmarks.append(found[0].landmarks)
     assert np.allclose(feature, np.mean(landmarks, axis=0).ravel(), atol=1e-6)
     assert counts == {"num_images": 7, "num_used": len(landmarks), "num_without_hand": 6 - len(landmarks),
-                      "num_unreadable": 1}
+                      "num_unreadable": 1, "detector": describe_detector()}
 
 
 def test_canonical_feature_of_a_folder_is_a_hand_that_shows_the_gesture(folder):
@@ -187,7 +186,7 @@ def test_an_idle_hand_is_not_measured_in_place_of_a_missed_one(tmp_path):
     feature, counts = encode_gesture(paths, "canonical", GESTURES["call"], annotations={"idle": [RIGHT]})
     assert np.array_equal(feature, alone)
     assert counts == {"num_images": 2, "num_used": 1, "num_without_hand": 0, "num_unreadable": 0,
-                      "num_by_annotation": 0, "num_elsewhere": 1}
+                      "num_by_annotation": 0, "num_elsewhere": 1, "detector": describe_detector()}
     with pytest.raises(UserError, match=r"no hand in 1 images.* in the annotated place \(1 have one elsewhere\)"):
         encode_gesture(paths[1:], "canonical", GESTURES["call"], annotations={"idle": [RIGHT]})
 
@@ -238,13 +237,15 @@ def test_feature_without_its_json_or_in_another_shape_loads(tmp_path):
     assert load_feature_info(tmp_path / "mean.npy") == {}
 
 
-def test_a_feature_of_another_kind_or_gesture_is_refused_by_its_json(tmp_path):
+def test_a_feature_of_another_kind_gesture_or_detector_is_refused_by_its_json(tmp_path):
     path = tmp_path / "feature.npy"
-    save_feature(path, np.zeros(63), "raw", "call", {})
-    for wanted in ({"gesture": "call", "kind": "raw"}, {"gesture": "call"}, {"gesture": None, "kind": None}):
+    save_feature(path, np.zeros(63), "raw", "call", {"detector": "litert 1"})
+    for wanted in ({"gesture": "call", "kind": "raw"}, {"gesture": "call"}, {"gesture": None, "kind": None},
+                   {"detector": "litert 1"}, {"detector": None}):
         check_feature_info(path, wanted, "wanted is")
     for wanted, said in (({"gesture": "fist"}, "its gesture is 'call' by the .json beside it, wanted is 'fist'"),
-                         ({"gesture": "call", "kind": "canonical"}, "its kind is 'raw'")):
+                         ({"gesture": "call", "kind": "canonical"}, "its kind is 'raw'"),
+                         ({"detector": "litert 2"}, "its detector is 'litert 1'")):
         with pytest.raises(UserError, match=f"feature.npy: {said}"):
             check_feature_info(path, wanted, "wanted is")
     path.with_suffix(".json").unlink()
@@ -294,9 +295,9 @@ def test_anything_else_is_refused_in_one_line(tmp_path, write, problem):
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
-def test_reading_a_feature_needs_no_mediapipe(tmp_path):
+def test_reading_a_feature_needs_no_litert(tmp_path):
     np.save(tmp_path / "feature.npy", np.zeros(63))
-    code = ("import sys; sys.modules['mediapipe'] = sys.modules['cv2'] = None\n"
+    code = ("import sys; sys.modules['ai_edge_litert'] = None\n"
             "from utils.method.gesture_feature import load_feature\n"
             f"print(load_feature({str(tmp_path / 'feature.npy')!r}).shape)")
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -14,6 +14,7 @@ import hand_confidence
 from tests.conftest import no_reader
 from tests.rendered_hands import add_useless_files, render_folder, skeleton_hand
 from utils.data.gestures import GESTURES
+from utils.hands.landmarker import describe_detector
 from utils.metrics.hand_scores import score_image, summarize_folder
 from utils.metrics.hand_sheet import describe_image, pick_worst
 from utils.system.script import run_main
@@ -51,6 +52,13 @@ def test_images_without_a_hand_count_zero_only_where_the_name_says_so():
 def test_two_hands_are_both_averaged_but_an_image_counts_by_its_best():
     row = summarize([[skeleton_hand("fist", score=0.6), skeleton_hand("fist", score=0.9)]])
     assert row["hand_conf"] == pytest.approx(0.75) and row["hand_conf_zero_filled"] == pytest.approx(0.9)
+
+
+def test_presence_counts_as_the_score_does():
+    sure, unsure = skeleton_hand("fist", score=0.6, presence=0.9), skeleton_hand("fist", score=0.9, presence=0.7)
+    row = summarize([[sure, unsure], [unsure], []])
+    assert row["hand_presence"] == pytest.approx((0.9 + 0.7 + 0.7) / 3)
+    assert row["hand_presence_zero_filled"] == pytest.approx((0.9 + 0.7) / 3)
 
 
 def test_match_rate_is_a_share_of_the_images_with_a_hand_and_their_best_hands():
@@ -113,8 +121,9 @@ def test_means_over_nothing_are_missing_not_zero():
 def simulated_images(number, hands_per_image=1):
     """`number` images of hands with scores 0.5 … 1, every third without a hand."""
     scores = np.random.default_rng(0).uniform(0.5, 1, number)
-    return [[skeleton_hand("call" if i % 2 else "palm", score=score)] * hands_per_image * (i % 3 > 0)
-            for i, score in enumerate(scores)]
+    hands = [skeleton_hand("call" if i % 2 else "palm", score=score, presence=1.5 - score)
+             for i, score in enumerate(scores)]
+    return [[hand] * hands_per_image * (i % 3 > 0) for i, hand in enumerate(hands)]
 
 
 def test_intervals_hold_the_number_and_are_as_wide_as_theory_has_it():
@@ -189,7 +198,8 @@ def test_table_summary_and_rows_say_the_same(run):
     assert rows[0]["gesture_match_rate"] >= 0.6 and rows[1]["gesture_match_rate"] == 0
     assert rows[0]["detection_rate"] >= 0.8 and 0.5 <= rows[1]["detection_rate"] <= 0.75
     assert rows[1]["hand_conf_zero_filled"] <= 0.75 * rows[1]["hand_conf"] + 1e-6
-    settings = {"gesture": "call", "seed": 0, "max_num_hands": 2, "min_confidence": 0.5}
+    settings = {"gesture": "call", "seed": 0, "max_num_hands": 2, "min_confidence": 0.5,
+                "detector": describe_detector()}
     assert all(settings.items() <= row.items() for row in rows)
 
     *lines, summary = result.stdout.splitlines()

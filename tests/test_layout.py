@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = {"torch", "mediapipe", "diffusers", "transformers", "accelerate"}
+HEAVY = {"torch", "ai_edge_litert", "diffusers", "transformers", "accelerate"}
 LIGHT_MODULES = ("system.cli", "system.files", "data.images", "data.gestures", "captions.captioning", "data.hagrid")
 # Imports go leftwards only: system < data < hands, models < captions, method, synthetic < metrics < scripts
 FLOORS = (("system",), ("data",), ("hands", "models"), ("captions", "method", "synthetic"), ("metrics",))
@@ -149,9 +149,9 @@ def test_nothing_imports_a_script(path):
     assert not imported_packages(path) & {script.stem for script in SCRIPTS}
 
 
-def test_only_the_hand_detector_imports_mediapipe():
-    importers = {path for path in SCRIPTS + MODULES if "mediapipe" in imported_packages(path)}
-    assert importers == {ROOT / "utils" / "hands" / "detector.py"}
+def test_only_the_hand_landmarker_imports_litert():
+    importers = {path for path in SCRIPTS + MODULES if "ai_edge_litert" in imported_packages(path)}
+    assert importers == {ROOT / "utils" / "hands" / "landmarker.py"}
 
 
 def test_only_models_method_and_synthetic_import_diffusers():
@@ -160,7 +160,7 @@ def test_only_models_method_and_synthetic_import_diffusers():
 
 
 @pytest.mark.parametrize("name", LIGHT_MODULES)
-def test_light_modules_import_neither_torch_nor_mediapipe(name):
+def test_light_modules_import_neither_torch_nor_litert(name):
     status, _, errors, packages = run_watching_imports(["-c", f"import utils.{name}"])
     assert (status, errors) == (0, []) and not packages & HEAVY
 

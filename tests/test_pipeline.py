@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests import scripts
 from tests.miniature_hagrid import write_hagrid
 from tests.tiny_captioners import build_tiny_clip, build_tiny_vit_gpt2
 from utils.data.gestures import GESTURES
+from utils.hands.model_files import find_models
 from utils.system.files import read_json, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +54,7 @@ def walked(tmp_path_factory):
     write_hagrid(folder, (GESTURE, "call"), num_images=24, resolution=128)
     models = {"captioner": build_tiny_vit_gpt2(folder / "captioner"), "clip": build_tiny_clip(folder / "clip")}
     (folder / "tmp").mkdir()
+    shutil.copytree(find_models()[0].parent, folder / "home/.cache/hand1000")  # as `make` has put them there
     # No HF_HUB_OFFLINE and no other place for a cache than the home folder: what is written and asked shows by itself.
     environment = {name: value for name, value in os.environ.items()
                    if not name.startswith(("HF_", "XDG_", "TORCH", "MPLCONFIGDIR"))}

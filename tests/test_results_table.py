@@ -68,6 +68,16 @@ def test_the_module_prints_what_was_appended(tmp_path, run_script):
     assert (result.returncode, result.stderr) == (0, "") and "tuned" in result.stdout.splitlines()[0]
 
 
+def test_hands_of_different_detectors_are_told_of(tmp_path, run_script):
+    path = tmp_path / "results.jsonl"
+    for detector in ("litert 1", "litert 1"):
+        append_row(path, HANDS | {"name": "tuned", "detector": detector})
+    assert run_script(["-m", "utils.results_table", path]).stderr == ""
+    append_row(path, HANDS | {"name": "base"})  # as earlier versions wrote it
+    errors = run_script(["-m", "utils.results_table", path]).stderr
+    assert errors.startswith(f"warning: {path}: hands were found by different detectors (litert 1, unknown); ")
+
+
 @pytest.mark.parametrize("change", [lambda data: b"\xef\xbb\xbf" + data, lambda data: data.replace(b"\n", b"\r\n"),
                                     lambda data: data.removesuffix(b"\n")], ids=["BOM", "CRLF", "no last newline"])
 def test_rows_that_went_through_another_system_are_read(tmp_path, change):

@@ -267,11 +267,11 @@ def test_stage_i_measures_the_hands_of_the_images(tmp_path, tiny_pipeline):
 
 
 def interrupt(flags, folder, number, after):
-    """Runs train.py where mediapipe is missing; sends it a signal when a checkpoint of that update is there.
+    """Runs train.py where LiteRT is missing; sends it a signal when a checkpoint of that update is there.
 
     Returns the exit status and the standard output.
     """
-    script = ("import runpy, sys; sys.modules['mediapipe'] = None; "
+    script = ("import runpy, sys; sys.modules['ai_edge_litert'] = None; "
               "sys.path.insert(0, '.'); runpy.run_path('train.py', run_name='__main__')")
     process = scripts.start(["-c", script, *flags, "--output_dir", folder.parent], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)

@@ -1,18 +1,14 @@
-"""MediaPipe Hands over many images: handedness, landmarks and box of every hand, in a pool of processes.
-
-The only module that imports mediapipe, and only when the first image is to be detected.
+"""The hands in many images, found in a few threads and kept in a cache; their crops and drawings.
 
 Images go in at their own size: for 720 rendered hands of 128 pixels, enlarging them two or four times changed
 the share detected (96.1 %) by less than 0.4 % and the mean error of the landmarks by 0.002 palm lengths.
 """
-import contextlib
 import dataclasses
 import functools
-import importlib.metadata
-import importlib.util
 import math
 import os
-import sys
+import queue
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -20,119 +16,40 @@ from tqdm import tqdm
 
 from utils.data.folder_cache import Block, FolderCache, cached_blocks
 from utils.data.images import open_image
+from utils.hands.landmarker import Hand, HandLandmarker, describe_detector
 from utils.system.errors import UserError, warn
-from utils.system.process_pool import count_cores, map_in_processes
+from utils.system.process_pool import count_cores
 
 # Pairs of landmarks joined by a bone: four per finger from the wrist on, then across the knuckles.
 BONES = [(0 if j == 4 * f + 1 else j - 1, j) for f in range(5) for j in range(4 * f + 1, 4 * f + 5)]
 BONES += [(5, 9), (9, 13), (13, 17)]
-# A pool costs about two seconds to start; one core detects about this many images in that time.
-IMAGES_PER_WORKER = 64
 CROP_ENLARGE = 1.25  # side of a hand's crop by the longer side of the box around its landmarks
-CHUNK_SIZE = 8  # images per task of the pool: small enough for a smooth progress bar
 
 
-@dataclasses.dataclass(frozen=True)
-class Hand:
-    """One detected hand.
-
-    handedness: "Left" or "Right" as MediaPipe says it, that is for a mirrored (selfie) picture; what counts
-    here is only that the two differ by a reflection. score: its confidence in that label, in [0.5, 1].
-    landmarks: (21, 3), x and y relative to image width and height, z relative to width, 0 at the wrist.
-    world_landmarks: (21, 3) metres, origin in the hand, x right, y down, z away from the camera.
-    """
-    handedness: str
-    score: float
-    landmarks: np.ndarray
-    world_landmarks: np.ndarray
-
-    @property
-    def box(self):
-        """Box around the landmarks: (x0, y0, x1, y1) relative to the image; may reach over its border."""
-        x0, y0 = self.landmarks[:, :2].min(axis=0)
-        x1, y1 = self.landmarks[:, :2].max(axis=0)
-        return float(x0), float(y0), float(x1), float(y1)
-
-
-@contextlib.contextmanager
-def _quiet_native_code():
-    """Drop what C++ code writes to file descriptor 2; GLOG_minloglevel does not silence all of it."""
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
-
-def require_mediapipe(remedy="install requirements.txt, or run this step on another machine"):
-    """UserError where mediapipe is not installed: to be asked before work that would be lost without it."""
-    if importlib.util.find_spec("mediapipe") is None:
-        raise UserError(f"hand detection needs mediapipe, which is not installed here; {remedy}")
-
-
-@functools.lru_cache(maxsize=2)
-def _create_detector(max_num_hands, min_confidence):
-    with _quiet_native_code():
-        try:
-            import mediapipe
-        except ImportError as error:
-            raise UserError(f"hand detection needs mediapipe, which cannot be imported here ({error}); "
-                            "install requirements.txt, or run this step on another machine") from error
-        detector = mediapipe.solutions.hands.Hands(static_image_mode=True, max_num_hands=max_num_hands,
-                                                   min_detection_confidence=min_confidence)
-        detector.process(np.zeros((64, 64, 3), np.uint8))  # its threads start, and write, until this returns
-    return detector
-
-
-def _mediapipe_version():
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version("mediapipe")
-    return None
-
-
-def _to_array(landmark_list):
-    return np.array([(point.x, point.y, point.z) for point in landmark_list.landmark], dtype=np.float32)
-
-
-def detect_hands(image, max_num_hands=1, min_confidence=0.5):
-    """The hands in one RGB PIL image as a list of Hand, in MediaPipe's order (best palm first)."""
-    detector = _create_detector(max_num_hands, min_confidence)
-    pixels = np.ascontiguousarray(image, dtype=np.uint8)  # (H, W, 3)
-    with _quiet_native_code():
-        found = detector.process(pixels)
-    if not found.multi_hand_landmarks:
-        return []
-    sides = [handedness.classification[0] for handedness in found.multi_handedness]
-    hands = zip(sides, found.multi_hand_landmarks, found.multi_hand_world_landmarks, strict=True)
-    return [Hand(s.label, s.score, _to_array(points), _to_array(world)) for s, points, world in hands]
-
-
-def _detect_file(path, **detection):
-    """Hands of an image, or the message that says why it cannot be read."""
+def _detect_file(landmarkers, path, **detection):
+    """Hands of an image, or the message that says why it cannot be read. landmarkers: a queue of those not in use."""
     try:
         image = open_image(path)
     except UserError as error:
         return str(error)
-    return detect_hands(image, **detection)
-
-
-def choose_num_workers(num_images):
-    """One process per core, but no more than have enough images to be worth their start."""
-    return max(1, min(count_cores(), num_images // IMAGES_PER_WORKER))
+    landmarker = landmarkers.get()
+    try:
+        return landmarker(image, **detection)
+    finally:
+        landmarkers.put(landmarker)
 
 
 def _detect_images(paths, num_workers, detection, progress):
     """Yields the hands, or the message why it cannot be read, of every image, in order."""
-    detect = functools.partial(_detect_file, **detection)
-    num_workers = choose_num_workers(len(paths)) if num_workers is None else num_workers
-    with contextlib.ExitStack() as stack:
-        computed = map(detect, paths) if num_workers == 1 else stack.enter_context(
-            map_in_processes(detect, paths, num_workers, CHUNK_SIZE))
-        yield from tqdm(computed, progress, len(paths), unit="image")
+    num_threads, landmarkers = min(num_workers or count_cores(), len(paths)), queue.SimpleQueue()
+    for _ in range(num_threads):
+        landmarkers.put(HandLandmarker())
+    with ThreadPoolExecutor(num_threads) as pool:  # LiteRT leaves Python's lock while it computes
+        computed = pool.map(functools.partial(_detect_file, landmarkers, **detection), paths)
+        try:
+            yield from tqdm(computed, progress, len(paths), unit="image")
+        finally:
+            pool.shutdown(cancel_futures=True)  # nobody wants to wait for what is not begun
 
 
 def _to_block(result):
@@ -142,6 +59,7 @@ def _to_block(result):
     return Block({
         "handedness": np.array([hand.handedness for hand in result], dtype=np.str_),
         "scores": np.array([hand.score for hand in result], dtype=np.float64),
+        "presences": np.array([hand.presence for hand in result], dtype=np.float64),
         "landmarks": np.array([hand.landmarks for hand in result], dtype=np.float32).reshape(-1, 21, 3),
         "world_landmarks": np.array([hand.world_landmarks for hand in result], dtype=np.float32).reshape(-1, 21, 3),
     })
@@ -151,24 +69,23 @@ def _from_block(block):
     """A list of Hand, or the message why the image cannot be read."""
     if block.arrays is None:
         return block.message
-    fields = (block.arrays[name].tolist() for name in ("handedness", "scores"))
-    return list(map(Hand, *fields, block.arrays["landmarks"], block.arrays["world_landmarks"]))
+    sides, scores, presences = (block.arrays[name].tolist() for name in ("handedness", "scores", "presences"))
+    return list(map(Hand, sides, scores, block.arrays["landmarks"], block.arrays["world_landmarks"], presences))
 
 
 def detect_folder(paths, num_workers=None, max_num_hands=1, min_confidence=0.5, progress="detecting hands",
                   cache_dir=None):
-    """Detect the hands of many images, of one or several folders, with MediaPipe in static image mode, RGB.
+    """Detect the hands of many images, of one or several folders, with a HandLandmarker.
 
     Returns a list of (path, hands) in the order of `paths`: a list of Hand, [] for an image without one, None
-    for an image that cannot be read, which is named in a warning. `num_workers` is the number of spawned
-    processes (1: this process alone; None: see `choose_num_workers`); the result doesn't depend on it.
-    `min_confidence` in [0, 1] is that of the palm detector, `progress` the label of the bar on standard
-    error. `cache_dir` is a folder that keeps the results of each image, see utils.data.folder_cache.
-    UserError where mediapipe cannot be imported.
+    for an image that cannot be read, which is named in a warning. `num_workers` is the number of threads (None: one
+    per core); the result doesn't depend on it. `min_confidence` in [0, 1] is that of the palm detector, `progress` the
+    label of the bar on standard error. `cache_dir` is a folder that keeps the results of each image, see
+    utils.data.folder_cache. UserError where LiteRT or its networks are missing.
     """
     paths = list(paths)
     detection = {"max_num_hands": max_num_hands, "min_confidence": float(min_confidence)}
-    settings = {**detection, "mediapipe": _mediapipe_version()}
+    settings = {**detection, "detector": describe_detector()}
 
     # Read what is known, folder by folder, then look at all other images in one pass
     by_folder = {}

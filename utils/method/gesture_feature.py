@@ -2,7 +2,7 @@
 
 Two kinds. `raw` is the published one: image-relative landmarks, averaged as they come. `canonical` puts every
 hand at one place, size, side and palm direction before averaging, so that the mean of hands is a hand again.
-Reading a saved feature needs neither mediapipe nor images.
+Reading a saved feature needs neither LiteRT nor images.
 """
 import io
 from pathlib import Path
@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.hands.canonical_landmarks import mean_canonical_hand
+from utils.hands.detector import detect_folder
 from utils.hands.finger_states import matches_gesture
+from utils.hands.landmarker import describe_detector
 from utils.system import processes
 from utils.system.errors import UserError, first_line, warn
 from utils.system.files import atomic_path, read_object, write_json
@@ -62,11 +64,9 @@ def encode_gesture(paths, kind="canonical", gesture=None, num_workers=None, anno
     images it is the hand that shows `gesture` (a Gesture), if there is one, else the first. Annotated landmarks
     do not stand in for hands that MediaPipe misses: they are 2-D, and the feature needs the third dimension.
     counts: num_images, num_used, num_without_hand, num_unreadable, for `canonical` also num_by_annotation (of
-    num_used) and num_elsewhere (images left out for having hands only where none gestures). UserError when no
-    image has a hand. Several processes share the images.
+    num_used) and num_elsewhere (images left out for having hands only where none gestures); and the detector.
+    UserError when no image has a hand. Several processes share the images.
     """
-    from utils.hands.detector import detect_folder  # here, because mediapipe is not needed to read a feature
-
     def detect(part):
         return detect_folder(part, processes.own_workers(num_workers), max_num_hands=1 if kind == "raw" else 2,
                              progress=f"Stage I, {kind} landmarks")
@@ -79,7 +79,7 @@ def encode_gesture(paths, kind="canonical", gesture=None, num_workers=None, anno
     used = [hand for hand in picked if hand is not None]
     counts = {"num_images": len(records), "num_used": len(used),
               "num_without_hand": sum(hands == [] for _, hands in records),
-              "num_unreadable": sum(hands is None for _, hands in records)}
+              "num_unreadable": sum(hands is None for _, hands in records), "detector": describe_detector()}
     if kind != "raw":
         counts["num_by_annotation"] = sum(bool(there) for hand, there in zip(picked, boxes, strict=True) if hand)
         counts["num_elsewhere"] = sum(bool(hands) for _, hands in records) - len(used)
@@ -129,7 +129,7 @@ def load_feature_info(path):
 
 
 def check_feature_info(path, wanted, whose):
-    """UserError when the .json beside a feature says another kind or gesture than `wanted` ({name: value}).
+    """UserError when the .json beside a feature says another kind, gesture or detector than `wanted` ({name: value}).
 
     What one of the two does not say is not compared; without that file there is a warning. `whose` says in the message
     what wants it.
@@ -138,6 +138,6 @@ def check_feature_info(path, wanted, whose):
     if not info and processes.is_first():
         warn(f"{path}: no {Path(path).with_suffix('.json').name} beside it says of which gesture and kind it is")
     for name, value in wanted.items():
-        if value is not None and info.get(name, value) != value:
+        if None not in (value, info.get(name)) and info[name] != value:
             raise UserError(f"{path}: its {name} is {info[name]!r} by the .json beside it, {whose} {value!r}; "
                             f"give a feature of that {name}")

@@ -69,7 +69,8 @@ def load_tuned_model(ckpt, is_base=False, feature_path=None, resolution=None):
         fusion, feature, config = load_fusion(ckpt)
         if feature_path:
             feature = torch.from_numpy(load_feature(feature_path))
-            trained_with = {"gesture": config.get("gesture"), "kind": config.get("feature")}
+            trained_with = {"gesture": config.get("gesture"), "kind": config.get("feature"),
+                            "detector": config.get("detector")}
             check_feature_info(feature_path, trained_with, f"{ckpt} was trained with")
         if is_base or is_lora:
             name = config.get("base_model")

@@ -18,6 +18,7 @@ SHARES = (0.0, 0.1, 0.25, 0.5, 1.0)
 # metric -> which way a worse set should move it
 METRICS = {"FID (synthetic)": 1, "FID-H (synthetic)": 1, "KID (synthetic)": 1, "KID-H (synthetic)": 1,
            "FID-H (landmarks)": 1, "KID-H (landmarks)": 1, "HAND-CONF": -1, "HAND-CONF, no hand = 0": -1,
+           "presence": -1, "presence, no hand = 0": -1,
            "detection rate": -1, "gesture match rate": -1}
 
 
@@ -29,7 +30,8 @@ def parse_args(argv=None):
     parser.add_argument("--num_sets", type=cli.int_between(1, 1000), default=4, help="disjoint sets of every share")
     parser.add_argument("--resolution", type=cli.resolution, default=128, help="side of the images, pixels")
     parser.add_argument("--batch_size", type=cli.batch_size, default=64, help="pictures in a batch of the network")
-    parser.add_argument("--num_workers", type=cli.num_workers, default=count_cores(), help="processes")
+    parser.add_argument("--num_workers", type=cli.num_workers, default=count_cores(),
+                        help="processes that render, threads that look for hands")
     parser.add_argument("--output_dir", type=cli.path_name, default=Path("outputs/metric_check"),
                         help="folder to write")
     cli.add_common_flags(parser)

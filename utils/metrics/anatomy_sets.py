@@ -67,6 +67,9 @@ def measure_set(reference, items, gesture):
     row = get_gesture(gesture)
     values["HAND-CONF"] = float(np.mean(sum(scores, [])))
     values["HAND-CONF, no hand = 0"] = float(np.mean([max(found, default=0.0) for found in scores]))
+    presence = [[hand.presence for hand in found] for found in hands]
+    values["presence"] = float(np.mean(sum(presence, [])))
+    values["presence, no hand = 0"] = float(np.mean([max(found, default=0.0) for found in presence]))
     values["detection rate"] = float(np.mean([bool(found) for found in hands]))
     values["gesture match rate"] = float(np.mean([matches_gesture(best_hand(found), row)
                                                   for found in hands if found]))

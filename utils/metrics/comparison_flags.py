@@ -51,7 +51,7 @@ def add_flags(parser):
     parser.add_argument("--batch_size", type=cli.batch_size, default=default.batch_size,
                         help="pictures in a batch of the network")
     parser.add_argument("--num_workers", type=cli.num_workers,
-                        help="processes that detect hands (default: one per core, fewer for few images)")
+                        help="threads that detect hands (default: one per core)")
     parser.add_argument("--cache_dir", type=cli.path_name,
                         help="folder to keep features and detected hands in; used again while the images are the same")
     parser.add_argument("--output", type=cli.path_name, help="JSON lines file to append one row to")

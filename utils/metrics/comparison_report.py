@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from utils.hands.landmarker import describe_detector
 from utils.metrics.comparison_flags import chosen_regions
 from utils.metrics.evaluation import DETECTION
 from utils.system import errors, files, processes
@@ -37,7 +38,8 @@ class Report:
         self.source = f"features: {name}"
         own = {key: value for key in ("num_subsets", "num_resamples") if (value := getattr(args, key, None))}
         self.settings = {"protocol": args.protocol, "regions": list(self.regions), "seed": args.seed,
-                         "num_images": args.num_images, "batch_size": args.batch_size, "detection": DETECTION, **own,
+                         "num_images": args.num_images, "batch_size": args.batch_size, "detection": DETECTION,
+                         "detector": describe_detector(), **own,
                          "features": name, "feature_settings": extractor.settings if extractor else None}
         self.summaries = []
         self.print(self.describe_folder(real))

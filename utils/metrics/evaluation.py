@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.data.images import list_images
-from utils.hands import detector
+from utils.hands import detector, landmarker
 from utils.metrics.comparison_flags import FEATURES, FLOOR_SPLITS, RESAMPLES, ReadingSettings
 from utils.metrics.distance_metrics import FrechetDistance, KernelDistance
 from utils.metrics.distances import LEAST_FOR_INTERVAL
@@ -27,7 +27,7 @@ from utils.synthetic.feature_network import load_feature_network
 from utils.system import errors, processes
 from utils.system.device import resolve_device
 
-DETECTION = {"max_num_hands": 2, "min_confidence": 0.5}  # of MediaPipe, in both protocols
+DETECTION = {"max_num_hands": 2, "min_confidence": 0.5}  # of hands, in both protocols
 
 
 # From Python
@@ -72,7 +72,7 @@ def read_pair(real_images, fake_images, region, settings):
     if settings.protocol != "clean":
         raise ValueError("the hand1000 protocol is measured by cal_fid.py and cal_kid.py alone")
     if region == "hands":
-        detector.require_mediapipe()
+        landmarker.require_detector()
     folders = [open_folder(Path(path), path, settings) for path in (real_images, fake_images)]
     device, extractor = resolve_device(settings.device), load_extractor(settings)
     if region == "hands":
@@ -117,8 +117,8 @@ def open_folder(path, name, settings):
 
 
 def open_folders(args):
-    """Folders of the real images and of each of --fake_images. UserError without MediaPipe."""
-    detector.require_mediapipe()
+    """Folders of the real images and of each of --fake_images. UserError where hands cannot be looked for."""
+    landmarker.require_detector()
     real = open_folder(args.real_images, "real", args)
     fakes = [open_folder(path, name, args)
              for path, name in zip(args.fake_images, args.names or args.fake_images, strict=True)]
@@ -186,7 +186,7 @@ def measure_folder(folder, region, hand_crop, extractor, device, settings):
     else:
         found = extract_features(
             extractor, folder.records[share], "full" if region == "full" else hand_crop, device, settings.batch_size,
-            settings.cache_dir, DETECTION, f"{folder.name}, {region}")
+            settings.cache_dir, {**DETECTION, "detector": landmarker.describe_detector()}, f"{folder.name}, {region}")
     found.image_index = np.arange(len(folder.records))[share][found.image_index]
     folder.features[region] = found
     counts = zip(*processes.gather((len(found.images), len(found.features), len(found.unreadable))), strict=True)

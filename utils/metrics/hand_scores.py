@@ -54,7 +54,10 @@ def summarize_folder(scored, gesture, seed=0):
     # What each image adds to the numerator and the denominator of each metric
     pairs = {"detection_rate": [(bool(image.hands), 1) for image in readable],
              "hand_conf": [(sum(hand.score for hand in image.hands), len(image.hands)) for image in readable],
-             "hand_conf_zero_filled": [(image.score, 1) for image in readable]}
+             "hand_conf_zero_filled": [(image.score, 1) for image in readable],
+             "hand_presence": [(sum(hand.presence for hand in image.hands), len(image.hands)) for image in readable],
+             "hand_presence_zero_filled": [(max((hand.presence for hand in image.hands), default=0.0), 1)
+                                           for image in readable]}
     if gesture:
         pairs["gesture_match_rate"] = [(image.shows_gesture, bool(image.hands)) for image in readable]
         pairs["gesture_match_rate_zero_filled"] = [(image.shows_gesture, 1) for image in readable]

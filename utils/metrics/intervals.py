@@ -1,5 +1,7 @@
 """Intervals of rates and means over images, by scipy.stats, and disjoint halves of a sample."""
 
+import warnings
+
 import numpy as np
 import scipy.stats
 
@@ -41,7 +43,8 @@ def ratio_interval(numerators, denominators, num_resamples=1000, seed=0, level=0
         return float(found.low), float(found.high)
     if len(numerators) == 1:  # of which SciPy draws no resamples
         return (float(numerators[0] / denominators[0]),) * 2
-    with np.errstate(invalid="ignore"):  # of a few images a resample may hold none that counts: NaN
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():  # a resample may hold none that counts: NaN
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
         found = scipy.stats.bootstrap(
             (numerators, denominators), lambda above, below, axis: above.sum(axis) / below.sum(axis), paired=True,
             vectorized=True, n_resamples=num_resamples, batch=max(1, BATCH_DRAWS // len(numerators)),

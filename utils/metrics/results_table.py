@@ -13,7 +13,8 @@ COUNTS = {"num_images": "images", "num_without_hand": "images without a hand", "
 RATES = {"detection_rate": "detection rate", "gesture_match_rate": "gesture match rate",
          "gesture_match_rate_zero_filled": "gesture match rate, no hand = 0",
          "direction_match_rate": "direction match rate", "hand_conf": "HAND-CONF",
-         "hand_conf_zero_filled": "HAND-CONF, no hand = 0"}
+         "hand_conf_zero_filled": "HAND-CONF, no hand = 0", "hand_presence": "presence",
+         "hand_presence_zero_filled": "presence, no hand = 0"}
 DISTANCES = {"fid": "FID", "fid_h": "FID-H", "kid": "KID", "kid_h": "KID-H"}
 
 
@@ -91,4 +92,9 @@ def align(table):
 
 
 def main(args):
-    print(*format_table(*collect_cells(files.read_rows(args.results))), sep="\n")
+    rows = files.read_rows(args.results)
+    versions = sorted({row.get("detector") or "unknown" for row in rows if "detection_rate" in row})
+    if len(versions) > 1:
+        errors.warn(f"{args.results}: hands were found by different detectors ({', '.join(versions)}); measure "
+                    "all again with one of them")
+    print(*format_table(*collect_cells(rows)), sep="\n")
