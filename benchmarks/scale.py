@@ -161,7 +161,7 @@ def main(args):
         Image.new("RGB", (LARGE_SIDE, LARGE_SIDE), "red").save(root / "large.png")
         large = [root / "large.png"] * args.num_large
         report("open 88-megapixel PNG images", [args.num_large], lambda size: open_all(large[:size]))
-        report("look for hands in them, two processes", [args.num_large], lambda size: detect_folder(large[:size], 2))
+        report("look for hands in them, two threads", [args.num_large], lambda size: detect_folder(large[:size], 2))
     most = max(memory for *_, memory in rows)
     print(f"\nmost memory on top: {most / 1e6:.0f} MB")
 

@@ -3,7 +3,7 @@
 All measures of fingers are angles between lines in one hand, or lengths in palm lengths: its side, direction and
 size do not matter. So like and dislike, peace and two_up, palm and stop, mute and one count as the same fingers here.
 Where the thumb points in the picture is a question of its own. Whether fingers are spread, and whether the back of
-the hand is seen, cannot be told from MediaPipe's landmarks: it takes 26-35 % of rendered backs for palms.
+the hand is seen, cannot be told from MediaPipe's landmarks: it takes 32-37 % of rendered backs for palms.
 """
 import numpy as np
 
@@ -11,16 +11,17 @@ from utils.data.gestures import FINGERS
 
 # Landmarks in MediaPipe's order
 WRIST, THUMB_KNUCKLE, THUMB_TIP, INDEX_KNUCKLE, MIDDLE_KNUCKLE, LITTLE_KNUCKLE = 0, 2, 4, 5, 9, 17
-# Calibrated on what MediaPipe says of 3,600 rendered hands of 18 gestures and 26 photographs of HaGRID: median bend
-# of a finger that is out 16°, folded 158° (photographs: at most 78°, at least 104°); median lean of a thumb that is
-# out +32°, folded -43°. Wrong are 0.8 % of the fingers and 0.6 % of the thumbs, where MediaPipe's landmarks are off.
+# Calibrated on what MediaPipe says of 3,600 rendered hands of 18 gestures and 26 photographs of HaGRID (photographs:
+# bend of a finger that is out at most 78°, folded at least 104°), checked on 1,800 others as landmarker.py sees them:
+# median bend of a finger that is out 16°, folded 158°; median lean of a thumb that is out +32°, folded -42°. Wrong are
+# 0.8 % of the fingers and of the thumbs, where the landmarks are off; docs/metrics.md has photographs.
 FOLDED_BEND = 85.0  # degrees at the middle joint of a finger
 THUMB_LEAN = -2.0  # degrees
 # A finger held by the thumb, or in a ring with it, is often seen straighter than it is
 TOUCH_BEND = 50.0  # degrees; a flat hand's thumb is as near to the index finger, but that is straight
 TOUCH_DISTANCE = 0.5  # palm lengths between tips
 FOLDED_TOUCH_DISTANCE = 0.65  # of a finger that is folded anyway, where no flat hand can be meant
-THUMB_ELEVATION = 20.0  # degrees; rendered thumbs that point up have 37 to 87, down -35 to -89, for 98 in 100
+THUMB_ELEVATION = 20.0  # degrees; rendered thumbs that point up have 19 to 88, down -28 to -84, for 98 in 100
 
 
 def palm_axes(points):
