@@ -81,8 +81,8 @@ $(VENV)/installed: requirements.txt
 	@$(CREATE_VENV)
 	@touch $(VENV)/.unfinished
 	$(PY) -m pip install -r requirements.txt
-	$(PY) -m utils.hands.model_files
 	@mv $(VENV)/.unfinished $@
+	$(PY) -m utils.hands.model_files
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(PY) -m pip install -r requirements-dev.txt

@@ -123,7 +123,7 @@ def main(args):
     from utils.data import images
     from utils.data.loader import load_images
     from utils.hands.detector import detect_folder
-    from utils.hands.landmarker import require_detector
+    from utils.hands.landmarker import describe_detector, require_detector
     from utils.models.hub import fetch_transformers_folder
     from utils.models.image_text_models import load_clip
 
@@ -177,6 +177,7 @@ def main(args):
     if hands:
         row["num_without_hand"] = list(hands.values()).count(0)
         row["detection_rate"] = 1 - row["num_without_hand"] / len(hands)
+        row["detector"] = describe_detector()
     row |= {"script": "dataset_evaluate.py", "image_folder": str(args.image_folder),
             "captions_path": str(args.captions_path), "model": args.model, "gesture": args.gesture,
             "phrase": args.phrase, "seed": args.seed}

@@ -44,7 +44,7 @@ def parse_args(argv=None):
     parser.add_argument("--gesture", help="HaGRID name of the gesture whose fingers the hands should show")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="clean",
                         help="sets the next two flags. clean: two hands at confidence 0.5. hand1000: two hands at "
-                             "confidence 0, as published, several times slower")
+                             "confidence 0, as published")
     parser.add_argument("--max_num_hands", type=cli.int_between(1, 100),
                         help="how many hands to look for in an image (default: that of the protocol)")
     parser.add_argument("--min_confidence", type=cli.unit_interval,

@@ -127,7 +127,7 @@ def main(args):
         gesture_feature.check_feature_info(args.feature_npy_path, {"gesture": gesture.name, "kind": args.feature},
                                            "--gesture and --feature ask for")
         feature_kind = info.get("kind")
-        counts = {"read_from": args.feature_npy_path, "detector": info.get("detector")}
+        counts = {"read_from": args.feature_npy_path} | {name: info[name] for name in ("detector",) if info.get(name)}
     else:
         feature, feature_kind = None, args.feature
         boxes = read_gesturing_boxes(args.data_dir / gesture.name / "train" / "annotations.json", gesture.name)

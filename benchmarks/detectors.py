@@ -1,17 +1,17 @@
 """How well hands are found: by our landmarker, and by the two APIs of MediaPipe, each where it is installed.
 
-python -m benchmarks.detectors --output ours.json --reference solutions.json
 python -m benchmarks.detectors --api solutions --output solutions.json   # in an environment with mediapipe 0.10.21
-python -m benchmarks.detectors --api tasks --output tasks.json --reference solutions.json   # with mediapipe 1.2.3
+python -m benchmarks.detectors --api tasks --reference solutions.json    # with mediapipe 1.2.3
+python -m benchmarks.detectors --reference solutions.json
 
-Looks for one hand in each of --num_images rendered hands of every gesture, or in photographs in
-<image_folder>/<gesture>/. Prints how many have a hand; of these the share whose fingers are the gesture's, and the
-share of fingers and of thumbs that are wrong; the distance of the landmarks from those of the renderer, and from those
-of --reference, which is the --output of another run: mean over a hand in lengths of its palm, median and 95 % of the
-hands; and whether both name the same side.
+Looks for hands in each of --num_images rendered images of every gesture, or in photographs in
+<image_folder>/<gesture>/. Prints how many have a hand; of the first hand of each the share whose fingers are the
+gesture's, and the share of fingers and of thumbs that are wrong; the distance of its landmarks from those of the
+renderer, and from those of --reference, which is the --output of another run: mean over a hand in lengths of its palm,
+median and 95 % of the hands; and whether both name the same side.
 """
 
-import json
+import functools
 import tempfile
 import time
 import zipfile
@@ -29,6 +29,8 @@ def parse_args(argv=None):
     parser.add_argument("--api", choices=("hand1000", "solutions", "tasks"), default="hand1000", help="who looks")
     parser.add_argument("--image_folder", type=cli.path_name, help="folder of a folder per gesture (default: rendered)")
     parser.add_argument("--num_images", type=cli.positive_int, default=100, help="rendered images of every gesture")
+    parser.add_argument("--max_num_hands", type=cli.int_between(1, 100), default=1, help="hands to look for")
+    parser.add_argument("--min_confidence", type=cli.unit_interval, default=0.5, help="lowest one of the palm detector")
     parser.add_argument("--output", type=cli.path_name, help="JSON file to write: the hands of every image")
     parser.add_argument("--reference", type=cli.path_name, help="JSON file of another run, to compare with")
     cli.add_common_flags(parser, device=False)
@@ -62,13 +64,13 @@ def open_images(folder):
             yield f"{gesture}/{path.name}", gesture, open_image(path), None
 
 
-def load_detector(api):
+def load_detector(api, max_num_hands, min_confidence):
     """A function from an RGB image to a list of Hand."""
     from utils.hands.landmarker import Hand, HandLandmarker
     from utils.hands.model_files import find_models
 
     if api == "hand1000":
-        return HandLandmarker()
+        return functools.partial(HandLandmarker(), max_num_hands=max_num_hands, min_confidence=min_confidence)
     try:
         import mediapipe
     except ImportError as error:
@@ -78,7 +80,8 @@ def load_detector(api):
         return np.array([(point.x, point.y, point.z) for point in points], np.float32)
 
     if api == "solutions":
-        solution = mediapipe.solutions.hands.Hands(static_image_mode=True, max_num_hands=1)
+        solution = mediapipe.solutions.hands.Hands(static_image_mode=True, max_num_hands=max_num_hands,
+                                                   min_detection_confidence=min_confidence)
 
         def detect(image):
             found = solution.process(np.array(image))
@@ -95,7 +98,8 @@ def load_detector(api):
             for name, path in zip(("hand_detector", "hand_landmarks_detector"), find_models(), strict=True):
                 archive.write(path, f"{name}.tflite")
         landmarker = vision.HandLandmarker.create_from_options(
-            vision.HandLandmarkerOptions(BaseOptions(str(task)), num_hands=1))
+            vision.HandLandmarkerOptions(BaseOptions(str(task)), num_hands=max_num_hands,
+                                         min_hand_detection_confidence=min_confidence))
 
     def detect(image):
         found = landmarker.detect(mediapipe.Image(mediapipe.ImageFormat.SRGB, np.array(image)))
@@ -122,8 +126,8 @@ def main(args):
     from utils.data.gestures import GESTURES
     from utils.hands.finger_states import finger_states, matches_gesture
 
-    detect = load_detector(args.api)
-    reference = json.loads(args.reference.read_text(encoding="utf-8")) if args.reference else {}
+    detect = load_detector(args.api, args.max_num_hands, args.min_confidence)
+    reference = files.read_object(args.reference) if args.reference else {}
     images = open_images(args.image_folder) if args.image_folder else render_images(args.num_images, args.seed)
     hands, matches, wrong, from_truth, from_reference, same_sides, seconds = {}, [], ([], []), [], [], [], 0.0
     for name, gesture, image, truth in tqdm(images, unit="image"):

@@ -9,6 +9,7 @@ a line per round and medians.
 """
 
 import itertools
+import os
 import statistics
 import tempfile
 import time
@@ -57,7 +58,7 @@ def time_threads(paths, num_threads):
 
 
 def detect_chunk(paths):
-    """In a process: looks for hands in images. Returns when that began, without the first time's start, and ended."""
+    """In a process: looks for hands in images. Returns its number, when that began, and when it ended."""
     from utils.data.images import open_image
     from utils.hands.landmarker import HandLandmarker
 
@@ -66,7 +67,7 @@ def detect_chunk(paths):
     start = time.monotonic()
     for path in paths:
         detect_chunk.landmarker(open_image(path))
-    return start, time.monotonic()
+    return os.getpid(), start, time.monotonic()
 
 
 def time_processes(paths, num_processes):
@@ -76,9 +77,12 @@ def time_processes(paths, num_processes):
     chunks = [paths[first:first + CHUNK] for first in range(0, len(paths), CHUNK)]
     with map_in_processes(detect_chunk, chunks, num_processes) as computed:
         times = list(computed)
-    begun = max(start for start, _ in times[:num_processes])
-    done = sum(CHUNK for start, _ in times if start >= begun)
-    return done / (max(end for _, end in times) - begun)
+    starts = {}
+    for process, start, _ in times:
+        starts[process] = min(start, starts.get(process, start))
+    begun = max(starts.values())
+    done = sum(len(chunk) for chunk, (_, start, _) in zip(chunks, times, strict=True) if start >= begun)
+    return done / (max(end for _, _, end in times) - begun)
 
 
 def main(args):

@@ -112,7 +112,7 @@ def test_an_unknown_gesture_is_answered_with_close_matches(capsys):
 # Running a script
 
 
-def run_code(body, stdout=subprocess.PIPE, debug=False, flags="", **environment):
+def run_code(body, stdout=subprocess.PIPE, stderr=subprocess.PIPE, debug=False, flags="", **environment):
     """A script whose main(args) is `body`, in its own process with buffered output, as in a user's shell."""
     indented = "".join(f"    {line}\n" for line in body.splitlines())
     code = "import argparse, os, signal, sys\nfrom pathlib import Path\n"
@@ -120,7 +120,7 @@ def run_code(body, stdout=subprocess.PIPE, debug=False, flags="", **environment)
     code += f"script.run_main(main, argparse.Namespace(debug={debug}, overwrite=False){flags})\n"
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**env, **environment}, stdout=stdout,
-                          stderr=subprocess.PIPE, text=True)
+                          stderr=stderr, text=True)
 
 
 @pytest.mark.parametrize(("body", "status", "line"), [
@@ -171,6 +171,15 @@ def test_a_reader_that_has_gone_ends_the_script_quietly():
     result = run_code("for i in range(100000):\n    print(i)", stdout=writer)
     os.close(writer)
     assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_status_stays_when_the_reader_of_what_is_left_has_gone(stream):
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = run_code(f"sys.{stream}.write('half a line')\nsys.exit(130)", **{stream: writer})
+    os.close(writer)
+    assert result.returncode == 130
 
 
 def test_an_error_line_is_clear_of_a_progress_bar():

@@ -1,10 +1,10 @@
 """Hand detection on rendered hands: folders, threads, caches, crops, drawings."""
 
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -113,9 +113,9 @@ def test_a_signal_ends_the_threads_in_one_line_and_keeps_what_they_found(folder,
             "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs\n"
             f"run_main(lambda _: detect_folder(list_images({str(tmp_path)!r}), 2, cache_dir='{tmp_path}/cache'), None)")
     with scripts.start(["-c", code], stderr=subprocess.PIPE, text=True) as process:
-        while not process.stderr.read(1) == "%":  # of the progress bar
-            pass
-        time.sleep(1)
+        shown = ""
+        while not re.search(r"\b[1-9]\d*/800", shown) and (read := process.stderr.read(1)):
+            shown += read
         process.send_signal(number)
         errors = process.communicate(timeout=60)[1].replace("\r", "\n")
     assert process.returncode == 128 + number

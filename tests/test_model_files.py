@@ -2,8 +2,10 @@
 
 import functools
 import http.server
+import importlib.util
 import os
 import threading
+import types
 import zipfile
 from pathlib import Path
 
@@ -29,6 +31,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # no mediapipe is installed
     return model_files.FOLDER
 
 
@@ -70,20 +74,44 @@ def read_all(paths):
     return [path.read_bytes() for path in paths]
 
 
-def test_models_come_from_the_wheel_once(cache, models, tmp_path, capsys):
+def test_models_come_from_the_wheel_once(cache, models, tmp_path, capsys, monkeypatch):
     write_wheel(tmp_path, models)
     paths = model_files.find_models()
     assert read_all(paths) == list(models.values()) and sorted(cache.iterdir()) == sorted(paths)
     assert capsys.readouterr().err == f"getting MediaPipe's hand models once, into {cache}\n"
     for file in tmp_path.glob("*.whl"):
         file.unlink()
-    cache.chmod(0o500)
+    monkeypatch.setattr(model_files, "lock_outputs", None)  # a folder that cannot be written will do
     assert model_files.find_models() == paths and capsys.readouterr().err == ""
+
+
+def test_models_of_an_old_mediapipe_are_taken(cache, models, tmp_path, monkeypatch):
+    for place, data in models.items():
+        path = tmp_path / "site" / place
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+    origin = str(tmp_path / "site" / "mediapipe" / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: types.SimpleNamespace(origin=origin))
+    assert read_all(model_files.find_models()) == list(models.values())
 
 
 def test_else_models_come_from_the_address(cache, address, models):
     serve(address, models)
     assert read_all(model_files.find_models()) == list(models.values())
+
+
+def test_a_download_that_breaks_off_leaves_nothing(cache, address, models, monkeypatch):
+    serve(address, models)
+    monkeypatch.setattr(Quiet, "copyfile", lambda self, source, output: output.write(source.read(1000)))
+    with pytest.raises(UserError, match=r"IncompleteRead\(1000 bytes read"):
+        model_files.find_models()
+    assert not cache.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said_with_its_remedy(cache):
+    cache.write_text("a file")
+    with pytest.raises(UserError, match="cache: File exists; the hand models are kept in .* XDG_CACHE_HOME names"):
+        model_files.find_models()
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: b"x" + data[1:]])
@@ -104,7 +132,7 @@ def test_other_models_are_refused_and_nothing_is_left(cache, address, models, tm
 
 
 def test_without_a_network_the_error_says_what_to_do(tmp_path):
-    place = {"XDG_CACHE_HOME": str(tmp_path), "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1",
+    place = {"XDG_CACHE_HOME": str(tmp_path), "no_proxy": "", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1",
              "https_proxy": "http://127.0.0.1:9", "PIP_FIND_LINKS": str(tmp_path)}
     done = scripts.run(["-m", "utils.hands.model_files"], env=os.environ | place)
     assert done.returncode == 1 and list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """Images loaded ahead of who uses them, in processes of torch's DataLoader."""
 
 import signal
+import sys
 import threading
 
 from utils.data.images import open_image
@@ -67,7 +68,8 @@ def load_images(paths, prepare=None, num_workers=None, extras=None):
         cores = min(processes.own_workers(None) or count_cores(), MOST_WORKERS)
         num_workers = 0 if len(paths) <= FEW_IMAGES else cores
     loader = DataLoader(ImageDataset(paths, prepare, extras), batch_size=None, num_workers=num_workers,
-                        collate_fn=_keep, worker_init_fn=_start_worker, prefetch_factor=AHEAD if num_workers else None)
+                        collate_fn=_keep, worker_init_fn=_start_worker, prefetch_factor=AHEAD if num_workers else None,
+                        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None)
     done = 0
     try:
         for item in _start(loader):

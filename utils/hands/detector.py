@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from utils.data.folder_cache import Block, FolderCache, cached_blocks
 from utils.data.images import open_image
-from utils.hands.landmarker import Hand, HandLandmarker, describe_detector
+from utils.hands.landmarker import Hand, HandLandmarker, describe_detector, require_detector
 from utils.system.errors import UserError, warn
 from utils.system.process_pool import count_cores
 
 # Pairs of landmarks joined by a bone: four per finger from the wrist on, then across the knuckles.
 BONES = [(0 if j == 4 * f + 1 else j - 1, j) for f in range(5) for j in range(4 * f + 1, 4 * f + 5)]
 BONES += [(5, 9), (9, 13), (13, 17)]
+IMAGES_PER_THREAD = 8  # at least: to load the networks takes as long as one or two
 CROP_ENLARGE = 1.25  # side of a hand's crop by the longer side of the box around its landmarks
 
 
@@ -41,9 +42,10 @@ def _detect_file(landmarkers, path, **detection):
 
 def _detect_images(paths, num_workers, detection, progress):
     """Yields the hands, or the message why it cannot be read, of every image, in order."""
-    num_threads, landmarkers = min(num_workers or count_cores(), len(paths)), queue.SimpleQueue()
+    num_threads = min(num_workers or count_cores(), math.ceil(len(paths) / IMAGES_PER_THREAD))
+    files, landmarkers = require_detector(), queue.SimpleQueue()
     for _ in range(num_threads):
-        landmarkers.put(HandLandmarker())
+        landmarkers.put(HandLandmarker(files))
     with ThreadPoolExecutor(num_threads) as pool:  # LiteRT leaves Python's lock while it computes
         computed = pool.map(functools.partial(_detect_file, landmarkers, **detection), paths)
         try:

@@ -1,7 +1,7 @@
 """MediaPipe Hands on one image: a network finds palms, a second one the 21 landmarks in a square around each.
 
-Networks, constants and all steps between are those of MediaPipe's Solutions (its graphs palm_detection_cpu and
-hand_landmark_cpu), the API that published numbers were taken with. They run on LiteRT, as MediaPipe's own packages have
+Networks, constants and all steps between are those of MediaPipe's Solutions (its graph hand_landmark_tracking_cpu,
+for single images), the API that published numbers were taken with. They run on LiteRT, as MediaPipe's own packages have
 either that API, with Python 3.12 and NumPy 1 at most, or the Tasks API, which takes the 90 degrees that the square is
 turned to for radians, so that every hand lies 27 degrees askew in it; docs/metrics.md says what that costs.
 """
@@ -14,7 +14,6 @@ import os
 import sys
 
 import numpy as np
-from PIL import Image
 
 from utils.hands.model_files import find_models
 from utils.system.errors import UserError
@@ -23,7 +22,7 @@ PALM_INPUT, HAND_INPUT = 192, 224  # pixels, sides of what the two networks see
 # The palm network's anchors: layers of (cells along a side, boxes in each cell)
 ANCHOR_LAYERS = ((24, 2), (12, 6))
 WRIST, MIDDLE_KNUCKLE = 2, 4  # among the points of a palm, see find_palms
-SAME_PALM = 0.3  # intersection over union of two boxes
+SAME_PALM, SAME_HAND = 0.3, 0.5  # intersection over union of two boxes, and of two squares around hands
 SQUARE_ENLARGE, SQUARE_SHIFT = 2.6, 0.5  # of the palm's box: longer side, and towards the fingers by its height
 LEAST_PRESENCE = 0.5
 DEPTH = 0.4  # what the network's z is divided by, beside the side of its input
@@ -75,24 +74,21 @@ class Square:
 
         Beyond the border lies black, or the pixel on the border. A pixel's number is its place, as in MediaPipe.
         """
-        # The upright square of whole pixels that holds it
-        reach = self.side / 2 * np.abs(self.axes).sum(axis=1).max() + 1
-        left, top = np.floor(self.centre - reach).astype(int)
-        places = np.arange(int(np.ceil(2 * reach)) + 2)
-        rows, columns = (np.clip(start + places, 0, length - 1)
-                         for start, length in ((top, pixels.shape[0]), (left, pixels.shape[1])))
-        patch = pixels[np.ix_(rows, columns)]
-        if not is_edge_repeated:
-            patch[rows != top + places] = 0
-            patch[:, columns != left + places] = 0
+        v, u = np.divmod(np.arange(size * size), size)
+        places = self.to_image(np.stack([u, v], axis=1) / size)
+        first = np.floor(places)
+        right, down = (places - first).astype(np.float32).T[:, :, np.newaxis]  # shares of the next pixel
+        (left, top), (height, width) = first.T, pixels.shape[:2]
 
-        # Pillow maps the centres of pixels, which it has at halves
-        scale = self.axes * self.side / size
-        start = self.to_image(np.zeros((1, 2)))[0] - (left, top) + 0.5 - scale.sum(axis=1) / 2
-        matrix = (*scale[0], start[0], *scale[1], start[1])
-        found = Image.fromarray(patch).transform((size, size), Image.Transform.AFFINE, matrix,
-                                                 Image.Resampling.BILINEAR)
-        return np.asarray(found, np.float32) / 255
+        def read(rows, columns):
+            near_rows, near_columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
+            found = pixels.reshape(-1, 3).take((near_rows * width + near_columns).astype(int), axis=0)
+            is_there = is_edge_repeated or ((near_rows == rows) & (near_columns == columns))[:, np.newaxis]
+            return found * np.float32(is_there)
+
+        above = (1 - right) * read(top, left) + right * read(top, left + 1)
+        below = (1 - right) * read(top + 1, left) + right * read(top + 1, left + 1)
+        return ((1 - down) * above + down * below).reshape(size, size, 3) / 255
 
 
 def anchor_centres():
@@ -112,11 +108,11 @@ def overlaps(box, boxes):
     return shared / np.maximum(np.prod(boxes[:, 1], axis=1) + np.prod(box[1]) - shared, 1e-12)
 
 
-def merge_palms(palms, scores):
-    """The palms (n, 9, 2) that are left when those of one hand are averaged by their scores (n,), best first."""
+def merge_palms(palms, scores, most):
+    """The `most` best of the palms (n, 9, 2) when those of one hand are averaged by their scores (n,), best first."""
     order = np.argsort(-scores, kind="stable")
     palms, scores, merged = palms[order], scores[order], []
-    while len(palms):
+    while len(palms) and len(merged) < most:
         same = overlaps(palms[0, :2], palms[:, :2]) > SAME_PALM
         same[0] = True  # a box without area overlaps nothing
         merged.append(np.average(palms[same], axis=0, weights=scores[same]))
@@ -131,6 +127,16 @@ def square_around(palm):
     centre, size = palm[:2]
     towards_fingers = np.array([np.sin(angle), -np.cos(angle)])
     return Square(centre + SQUARE_SHIFT * size[1] * towards_fingers, SQUARE_ENLARGE * size.max(), angle)
+
+
+def drop_doubles(squares):
+    """The Squares without those that a later one covers, as if both stood upright: MediaPipe keeps the worse palm."""
+    kept = []
+    for square in squares:
+        box = np.stack([square.centre, [square.side] * 2])
+        kept = [(other, its_box) for other, its_box in kept if overlaps(box, its_box[np.newaxis])[0] <= SAME_HAND]
+        kept.append((square, box))
+    return [square for square, _ in kept]
 
 
 @contextlib.contextmanager
@@ -165,10 +171,13 @@ def describe_detector():
 
 
 class HandLandmarker:
-    """Both networks, for one thread at a time. UserError where LiteRT or the networks cannot be had."""
+    """Both networks, for one thread at a time. UserError where LiteRT or the networks cannot be had.
 
-    def __init__(self):
-        palm_file, hand_file = require_detector()
+    files: as from require_detector, which is asked otherwise.
+    """
+
+    def __init__(self, files=None):
+        palm_file, hand_file = files or require_detector()
         with _quiet_native_code():
             try:
                 from ai_edge_litert.interpreter import Interpreter
@@ -188,15 +197,15 @@ class HandLandmarker:
         network.invoke()
         return [network.get_tensor(output["index"])[0] for output in network.get_output_details()]
 
-    def find_palms(self, pixels, min_confidence):
-        """Palms in an image (H, W, 3), best first, each (9, 2) pixels: centre and size of the box, seven points."""
+    def find_palms(self, pixels, most, min_confidence):
+        """The `most` best palms in an image (H, W, 3), each (9, 2) pixels: centre and size of the box, seven points."""
         whole = Square(np.array(pixels.shape[1::-1]) / 2, max(pixels.shape[:2]))
         offsets, logits = self.run(self.palm_network, whole.cut(pixels, PALM_INPUT, is_edge_repeated=False))
         scores = 1 / (1 + np.exp(-np.clip(logits[:, 0].astype(float), -100, 100)))
         found = (scores >= min_confidence) & (offsets[:, 2:4] >= 0).all(axis=1)  # a size may be below 0
         palms = offsets[found].reshape(-1, 9, 2) / PALM_INPUT
         palms += self.anchors[found, np.newaxis] * (np.arange(9) != 1)[:, np.newaxis]  # the size is none of a place
-        palms = [whole.side * palm for palm in merge_palms(palms, scores[found])]
+        palms = [whole.side * palm for palm in merge_palms(palms, scores[found], most)]
         corner = whole.centre - whole.side / 2
         return [np.concatenate([palm[:1] + corner, palm[1:2], palm[2:] + corner]) for palm in palms]
 
@@ -221,6 +230,6 @@ class HandLandmarker:
         `min_confidence` in [0, 1] is that of the palm network.
         """
         pixels = np.asarray(image)
-        palms = self.find_palms(pixels, min_confidence)[:max_num_hands]
-        hands = [self.find_landmarks(pixels, square_around(palm)) for palm in palms]
+        palms = self.find_palms(pixels, max_num_hands, min_confidence)
+        hands = [self.find_landmarks(pixels, square) for square in drop_doubles(map(square_around, palms))]
         return [hand for hand in hands if hand is not None]

@@ -22,7 +22,7 @@ from utils.system.errors import UserError, first_line
 from utils.system.file_lock import lock_outputs
 from utils.system.files import atomic_path
 
-FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "hand1000")
+FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "hand1000")
 WHEEL = "mediapipe==0.10.21"  # the last that carries them, 36 MB
 ADDRESS = "https://storage.googleapis.com/mediapipe-assets/"
 SECONDS = 60  # without a byte from the address
@@ -51,7 +51,8 @@ def read_wheel():
     """The models of the wheel that pip downloads: one for Linux, whatever this machine and Python are."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", WHEEL, "--no-deps", "--only-binary=:all:", "--retries=1",
-               "--python-version=3.12", "--platform=manylinux_2_28_x86_64", "--quiet", "--dest", folder]
+               "--disable-pip-version-check", "--python-version=3.12", "--platform=manylinux_2_28_x86_64", "--quiet",
+               "--dest", folder]
         done = subprocess.run(pip, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
@@ -74,7 +75,7 @@ def get_models():
     for source, read in (("the installed mediapipe", read_installed), (WHEEL, read_wheel), (ADDRESS, read_address)):
         try:
             models = read()
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a download may break off in any way
             problems.append(f"{source}: {first_line(error)}")
             continue
         if all(is_model(place, data) for place, data in models.items()):
@@ -92,13 +93,18 @@ def find_models():
         return all(path.is_file() and is_model(place, path.read_bytes())
                    for place, path in zip(MODELS, paths, strict=True))
 
-    if not are_there():
+    if are_there():
+        return paths
+    try:
         with lock_outputs(FOLDER, "models", wait=True):
             if not are_there():  # another run has not got them meanwhile
                 print(f"getting MediaPipe's hand models once, into {FOLDER}", file=sys.stderr)
                 for path, data in zip(paths, get_models().values(), strict=True):
                     with atomic_path(path) as temporary:
                         temporary.write_bytes(data)
+    except OSError as error:
+        raise UserError(f"{error.filename or FOLDER}: {error.strerror}; the hand models are kept in {FOLDER}, or in "
+                        "hand1000 in the folder that XDG_CACHE_HOME names") from error
     return paths
 
 

@@ -93,7 +93,9 @@ def align(table):
 
 def main(args):
     rows = files.read_rows(args.results)
-    versions = sorted({row.get("detector") or "unknown" for row in rows if "detection_rate" in row})
+    detectors = {(row.get("script"), row.get("name"), row.get("features")): row.get("detector") or "unknown"
+                 for row in rows if "detection_rate" in row}  # of the later row, which is shown
+    versions = sorted(set(detectors.values()))
     if len(versions) > 1:
         errors.warn(f"{args.results}: hands were found by different detectors ({', '.join(versions)}); measure "
                     "all again with one of them")

@@ -84,7 +84,7 @@ def float_between(low, high):
 
 # Of flags that several scripts have
 batch_size = int_between(1, 4096)
-num_workers = int_between(1, 256)  # processes
+num_workers = int_between(1, 256)  # processes or threads
 num_steps = int_between(0, 100_000)  # of each image
 resolution = int_between(8, 8192)  # pixels of an image
 drawn_resolution = int_between(8, 2048)  # pixels; attention takes the fourth power of them

@@ -27,12 +27,17 @@ def run_main(main, args, goes_on=False):
             sys.stdout.flush()
             return
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
         sys.exit(141)
     except (Exception, KeyboardInterrupt, signals.Terminated) as error:
         described = (143, "terminated") if isinstance(error, signals.Terminated) else describe_error(error)
         if described is None or (getattr(args, "debug", False) and described[0] != 143):
             raise
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # its reader has gone: Python would complain at exit, and change the status
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     # Only here, where the exception and with it all that its frames held has been cleared away
     status, message = described
     if status in (130, 143) and goes_on and not getattr(args, "overwrite", False):
