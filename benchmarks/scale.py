@@ -23,7 +23,7 @@ from utils.system import cli, script
 NUM_PICTURES = 200
 LARGE_SIDE = 9_400  # pixels: just below the limit of utils.data.images
 SAMPLING_SECONDS = 0.02
-HAND = {"scores": (1,), "landmarks": (1, 21, 3), "world_landmarks": (1, 21, 3)}
+HAND = {"scores": (1,), "presences": (1,), "landmarks": (1, 21, 3), "world_landmarks": (1, 21, 3)}
 FEATURES = {"features": (1, 2048)}  # of Inception
 
 

@@ -1,5 +1,6 @@
 """The files that a script is to write where a flag says, checked before it computes for minutes."""
 
+import contextlib
 import os
 
 FLAGS = ("output", "per_image", "grid", "report")
@@ -34,6 +35,8 @@ def find_obstacle(path):
 
     OSError where the system already refuses to look.
     """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()  # whose other errors exists() hides since Python 3.14
     if path.exists() and not path.is_file():
         return f"is {'a folder' if path.is_dir() else 'no regular file'}; give a file name"
     folder = next(folder for folder in path.absolute().parents if folder.exists())  # others will be made in it
