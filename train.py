@@ -127,7 +127,9 @@ def main(args):
         gesture_feature.check_feature_info(args.feature_npy_path, {"gesture": gesture.name, "kind": args.feature},
                                            "--gesture and --feature ask for")
         feature_kind = info.get("kind")
-        counts = {"read_from": args.feature_npy_path} | {name: info[name] for name in ("detector",) if info.get(name)}
+        counts = {"read_from": args.feature_npy_path}
+        if "detector" in info:
+            counts["detector"] = info["detector"]
     else:
         feature, feature_kind = None, args.feature
         boxes = read_gesturing_boxes(args.data_dir / gesture.name / "train" / "annotations.json", gesture.name)

@@ -65,6 +65,11 @@ class Square:
         cosine, sine = np.cos(self.angle), np.sin(self.angle)
         return np.array([[cosine, -sine], [sine, cosine]])
 
+    @property
+    def box(self):
+        """(2, 2): centre and size, as if it stood upright."""
+        return np.stack([self.centre, [self.side] * 2])
+
     def to_image(self, points):
         """Pixels in the image of points (n, 2) relative to the square, in [0, 1]."""
         return self.centre + self.side * (points - 0.5) @ self.axes.T
@@ -133,10 +138,8 @@ def drop_doubles(squares):
     """The Squares without those that a later one covers, as if both stood upright: MediaPipe keeps the worse palm."""
     kept = []
     for square in squares:
-        box = np.stack([square.centre, [square.side] * 2])
-        kept = [(other, its_box) for other, its_box in kept if overlaps(box, its_box[np.newaxis])[0] <= SAME_HAND]
-        kept.append((square, box))
-    return [square for square, _ in kept]
+        kept = [other for other in kept if overlaps(square.box, other.box[np.newaxis]) <= SAME_HAND] + [square]
+    return kept
 
 
 @contextlib.contextmanager
@@ -203,11 +206,11 @@ class HandLandmarker:
         offsets, logits = self.run(self.palm_network, whole.cut(pixels, PALM_INPUT, is_edge_repeated=False))
         scores = 1 / (1 + np.exp(-np.clip(logits[:, 0].astype(float), -100, 100)))
         found = (scores >= min_confidence) & (offsets[:, 2:4] >= 0).all(axis=1)  # a size may be below 0
+        is_place = (np.arange(9) != 1)[:, np.newaxis]  # all but the size
         palms = offsets[found].reshape(-1, 9, 2) / PALM_INPUT
-        palms += self.anchors[found, np.newaxis] * (np.arange(9) != 1)[:, np.newaxis]  # the size is none of a place
-        palms = [whole.side * palm for palm in merge_palms(palms, scores[found], most)]
+        palms += self.anchors[found, np.newaxis] * is_place
         corner = whole.centre - whole.side / 2
-        return [np.concatenate([palm[:1] + corner, palm[1:2], palm[2:] + corner]) for palm in palms]
+        return [whole.side * palm + corner * is_place for palm in merge_palms(palms, scores[found], most)]
 
     def find_landmarks(self, pixels, square):
         """The Hand in a Square of an image, None if there is none."""
