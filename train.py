@@ -243,7 +243,7 @@ def main(args):
             stage.average.copy_to_parameters()
 
         # Draw the same images again, save the losses and, last of all, the model.
-        processes.leave()
+        stage.leave()
         if not processes.is_first():
             return
         with torch.no_grad():
@@ -272,7 +272,7 @@ def main(args):
 
 def end(run, args, stage, done, signal):
     """Ends the process after a signal, when the checkpoint has been written."""
-    processes.leave()  # a launcher ends all as soon as one has ended
+    stage.leave()  # a launcher ends all as soon as one has ended
     command = "the same command without --overwrite" if args.overwrite else "the same command"
     with contextlib.suppress(OSError):  # Ctrl-C ends the `tee` behind the command, too
         run.log(f"interrupted in {stage.name} after update {done} of {len(stage.plan)}; {command} goes on from here")

@@ -99,6 +99,15 @@ class Stage:
     def is_shared(self):
         return self.model is not self.denoiser
 
+    def leave(self):
+        """Ends the sharing among processes for good.
+
+        What shares gradients goes first. Else it, not destroy_process_group, would end the group, and hold Python's
+        lock while it waits for the group's threads, one of which may need that lock to give up what it sent last.
+        """
+        self.model = self.denoiser
+        processes.leave()
+
     def is_checkpoint_due(self, done, checkpointing_steps):
         """Whether `done` updates are worth a checkpoint: with each batch of Stage II, now and then in Stage III."""
         if self.residual is not None:

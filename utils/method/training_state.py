@@ -81,7 +81,7 @@ class TrainingState:
 
     def give_up(self, stage, update, what):
         """UserError, from the first of several processes, which all see the same. No checkpoint holds such weights."""
-        processes.leave()
+        stage.leave()
         if not processes.is_first():
             sys.exit(1)
         last = self.checkpoints.path_of(self.written) if self.written >= 0 else "none"
