@@ -28,9 +28,8 @@ from utils.data.gestures import get_gesture, require_gesture
 from utils.system import cli, errors, files, script
 
 COUNTS = ("num_images", "num_skipped", "num_without_hand", "num_hands")
-METRICS = ("detection_rate", "hand_conf", "hand_conf_zero_filled", "hand_presence",
-           "hand_presence_zero_filled", "gesture_match_rate",
-           "gesture_match_rate_zero_filled", "direction_match_rate")
+METRICS = ("detection_rate", "hand_conf", "hand_conf_zero_filled", "hand_presence", "hand_presence_zero_filled",
+           "gesture_match_rate", "gesture_match_rate_zero_filled", "direction_match_rate")
 PROTOCOLS = {"clean": {"max_num_hands": 2, "min_confidence": 0.5},
              "hand1000": {"max_num_hands": 2, "min_confidence": 0.0}}
 BOX = ("x0", "y0", "x1", "y1")

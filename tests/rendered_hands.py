@@ -7,9 +7,8 @@ import numpy as np
 from PIL import Image
 
 from utils.data.gestures import GESTURES
-from utils.hands.detector import Hand
 from utils.hands.finger_states import matches_gesture
-from utils.hands.landmarker import HandLandmarker
+from utils.hands.landmarker import Hand, HandLandmarker
 from utils.synthetic.hand import POSES, pose_hand
 from utils.synthetic.scene import render_scene
 

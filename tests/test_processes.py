@@ -159,20 +159,24 @@ def test_two_processes_measure_what_one_measures(tmp_path, run_script):
 def test_two_processes_end_their_group_and_tell_an_explosion_once(world, tmp_path):
     script = tmp_path / "watch.py"
     script.write_text(textwrap.dedent("""\
-        import os, sys, time; sys.path.insert(0, ".")
+        import contextlib, os, sys, time; sys.path.insert(0, ".")
         import torch, train
         from utils.system import processes, script
 
+        def threads():
+            names = []
+            for number in os.listdir("/proc/self/task"):
+                with contextlib.suppress(OSError):  # it has just ended
+                    names.append(open(f"/proc/self/task/{number}/comm").read().strip())
+            return " ".join(names)
+
         def leave(end=processes.leave):
             end()
-            for _ in range(50):  # a thread that has ended is listed a moment longer
-                tasks = [f"/proc/self/task/{number}/comm" for number in os.listdir("/proc/self/task")]
-                threads = " ".join(open(task).read().strip() for task in tasks if os.path.exists(task))
-                if "gloo" not in threads:
-                    break
+            deadline = time.monotonic() + 10  # a thread that was waited for is listed a moment longer
+            while "gloo" in threads() and time.monotonic() < deadline:
                 time.sleep(0.01)
             with open(f"{sys.argv[-1]}-{os.environ['RANK']}", "w") as file:
-                file.write(f"{torch.distributed.is_initialized()} {threads}")
+                file.write(f"{torch.distributed.is_initialized()} {threads()}")
 
         processes.leave = leave
         script.run_main(train.main, train.parse_args())

@@ -18,8 +18,7 @@ SHARES = (0.0, 0.1, 0.25, 0.5, 1.0)
 # metric -> which way a worse set should move it
 METRICS = {"FID (synthetic)": 1, "FID-H (synthetic)": 1, "KID (synthetic)": 1, "KID-H (synthetic)": 1,
            "FID-H (landmarks)": 1, "KID-H (landmarks)": 1, "HAND-CONF": -1, "HAND-CONF, no hand = 0": -1,
-           "presence": -1, "presence, no hand = 0": -1,
-           "detection rate": -1, "gesture match rate": -1}
+           "presence": -1, "presence, no hand = 0": -1, "detection rate": -1, "gesture match rate": -1}
 
 
 def parse_args(argv=None):

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.hands.detector import Hand, best_hand
+from utils.hands.detector import best_hand
 from utils.hands.finger_states import finger_states, matches_direction, matches_gesture
+from utils.hands.landmarker import Hand
 from utils.metrics.intervals import ratio_interval
 
 
